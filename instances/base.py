@@ -1,0 +1,238 @@
+"""What every instance is: frozen, validated once, varied by `replace`, the same after a round trip through .json or .npz."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from headroom.instances.errors import InputError, shown
+from headroom.instances.files import read_json, read_npz, to_json, without_infinities, write_npz, write_text
+
+INSTANCE_SCHEMA = "headroom/instance/1"
+
+
+class Record(BaseModel):
+    """A frozen part of an instance: strict types, no unknown fields, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True, ser_json_inf_nan="null")
+
+
+def rule(message: str) -> PydanticCustomError:
+    """The error a validator raises; `message` names the field itself, so no location is added to it."""
+    return PydanticCustomError("headroom_rule", "{message}", {"message": message})
+
+
+def matrix_with_nulls(name: str) -> Any:
+    """The annotation for a two-dimensional table of positive numbers in which null marks an impossible entry.
+
+    Stored as a read-only float64 array [row][column] with NaN for null; checked element by element so that a message can name
+    `name[i][j]`.
+    """
+
+    def convert(value: object) -> npt.NDArray[np.float64]:
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "fiu" or value.ndim != 2:
+                raise rule(f"{name} must be a two-dimensional array of numbers, got {value.ndim} dimensions of {value.dtype}")
+            array = np.array(value, dtype=np.float64)
+        else:
+            array = _nested_lists_to_array(name, value)
+        bad = ~np.isnan(array) & ~((array > 0) & np.isfinite(array))
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise rule(f"{name}[{row}][{column}] must be positive (null where impossible), got {array[row, column]:g}")
+        array.flags.writeable = False
+        return array
+
+    def plain(array: npt.NDArray[np.float64]) -> list[list[float | None]]:
+        return [[None if item != item else item for item in row] for row in array.tolist()]
+
+    schema = {"type": "array", "items": {"type": "array", "items": {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}}}
+    return Annotated[np.ndarray, BeforeValidator(convert), PlainSerializer(plain), WithJsonSchema(schema)]
+
+
+def _nested_lists_to_array(name: str, value: object) -> npt.NDArray[np.float64]:
+    if not isinstance(value, (list, tuple)):
+        raise rule(f"{name} must be a list of lists of numbers, got {shown(value)}")
+    rows: list[list[float]] = []
+    for i, row in enumerate(value):
+        if not isinstance(row, (list, tuple)):
+            raise rule(f"{name}[{i}] must be a list of numbers, got {shown(row)}")
+        if i and len(row) != len(rows[0]):
+            raise rule(f"{name}[{i}] has {len(row)} entries, expected {len(rows[0])} as in {name}[0]")
+        out: list[float] = []
+        for j, item in enumerate(row):
+            if item is None:
+                out.append(np.nan)
+            elif isinstance(item, bool) or not isinstance(item, (int, float)):
+                raise rule(f"{name}[{i}][{j}] must be a number or null, got {shown(item)}")
+            else:
+                try:
+                    number = float(item)
+                except OverflowError:
+                    number = np.inf
+                if not np.isfinite(number):
+                    raise rule(f"{name}[{i}][{j}] must be finite or null, got {shown(item)}")
+                out.append(number)
+        rows.append(out)
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(rows[0]) if rows else 0)
+
+
+class Instance(Record):
+    """Base of the families' instance types. Raises `InputError` with one line that names the field and the value.
+
+    `name` and `provenance` describe the instance; `digest` and equality look at the family and the data alone.
+    """
+
+    family: ClassVar[str]
+    array_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that go into the .npz container as arrays of their own."""
+
+    name: str = Field(default="unnamed", max_length=500, exclude=True)
+    provenance: dict[str, Any] = Field(default_factory=dict, exclude=True)
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InputError(first_message(error)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with the named fields changed."""
+        fields = {field: getattr(self, field) for field in type(self).model_fields}
+        return type(self)(**(fields | changes))
+
+    def data(self) -> dict[str, Any]:
+        """The data alone, in JSON types; optional fields at their defaults are left out."""
+        return self.model_dump(exclude_defaults=True)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the family and the data as typed little-endian bytes; the same for .json and .npz."""
+        digest = hashlib.sha256()
+        _feed(digest, [self.family, self.data()])
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Instance) and self.digest() == other.digest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    def document(self) -> dict[str, Any]:
+        """The instance as the JSON document `headroom/instance/1`."""
+        return {"schema": INSTANCE_SCHEMA, "family": self.family, "name": self.name, "provenance": self.provenance, "data": self.data()}
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """Read the document that `document()` writes."""
+        header = check_header(document, cls.family)
+        data = header["data"]
+        if not isinstance(data, dict):
+            raise InputError(f"data must be an object, got {shown(data)}")
+        for reserved in ("name", "provenance"):
+            if reserved in data:
+                raise InputError(f"data.{reserved} is an unknown field")
+        try:
+            return cls(name=header.get("name", "unnamed"), provenance=header.get("provenance", {}), **data)
+        except InputError as error:
+            raise InputError(f"data: {error.message}" if not error.message.startswith(("name", "provenance")) else error.message) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write .npz if the name says so, else .json; whole or not at all."""
+        if Path(path).suffix != ".npz":
+            write_text(path, to_json(self.document()))
+            return
+        document = self.document()
+        arrays = {field: getattr(self, field) for field in self.array_fields if field in document["data"]}
+        document["data"] = {key: value for key, value in document["data"].items() if key not in arrays}
+        write_npz(path, document, arrays)
+
+
+def check_header(document: Any, family: str | None = None) -> dict[str, Any]:
+    """The outer object of an instance document, with its fields checked."""
+    if not isinstance(document, dict):
+        raise InputError(f"expected a JSON object with schema {INSTANCE_SCHEMA!r}, got {shown(document)}")
+    if document.get("schema") != INSTANCE_SCHEMA:
+        raise InputError(f"schema must be {INSTANCE_SCHEMA!r}, got {shown(document.get('schema'))}")
+    unknown = sorted(set(document) - {"schema", "family", "name", "provenance", "data"})
+    if unknown:
+        raise InputError(f"{unknown[0]} is an unknown field; expected schema, family, name, provenance, data")
+    if "data" not in document:
+        raise InputError("data is missing; expected an object")
+    if not isinstance(document.get("family"), str) or (family is not None and document["family"] != family):
+        raise InputError(f"family must be {family!r}, got {shown(document.get('family'))}" if family else "family must be a string")
+    return document
+
+
+def load_document(path: str | Path) -> dict[str, Any]:
+    """The instance document in a .json or .npz file, its arrays joined back into `data`."""
+    try:
+        if Path(path).suffix == ".npz":
+            document, arrays = read_npz(path)
+            header = check_header(document)
+            if not isinstance(header["data"], dict):
+                raise InputError(f"data must be an object, got {shown(header['data'])}")
+            twice = sorted(set(arrays) & set(header["data"]))
+            if twice:
+                raise InputError(f"data.{twice[0]} stands both in the header and as an array; expected it once")
+            return header | {"data": header["data"] | arrays}
+        return check_header(read_json(path))
+    except InputError as error:
+        raise error.within(str(path)) from None
+
+
+def first_message(error: ValidationError) -> str:
+    """The first problem as `work[2].rate_per_s must …, got …`; how many more there are is said at the end."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "headroom_rule":
+        return f"{first['msg']}{more}"
+    path = ""
+    for part in first["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else str(part))
+    kind, got = first["type"], shown(first.get("input"))
+    if kind == "missing":
+        return f"{path} is missing{more}"
+    if kind == "extra_forbidden":
+        return f"{path} is an unknown field, got {got}{more}"
+    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{path} must be {expected}, got {got}{more}"
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Feed one JSON value to the hash: a type tag, a length where one is needed, little-endian bytes."""
+    match value:
+        case None:
+            digest.update(b"n")
+        case bool():
+            digest.update(b"t" if value else b"f")
+        case int():
+            raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+            digest.update(b"i" + struct.pack("<q", len(raw)) + raw)
+        case float():
+            digest.update(b"d" + struct.pack("<d", value + 0.0))  # −0.0 + 0.0 is +0.0
+        case str():
+            raw = value.encode("utf-8", "surrogatepass")
+            digest.update(b"s" + struct.pack("<q", len(raw)) + raw)
+        case Mapping():
+            digest.update(b"m" + struct.pack("<q", len(value)))
+            for key in sorted(value):
+                _feed(digest, key)
+                _feed(digest, value[key])
+        case list() | tuple():
+            digest.update(b"l" + struct.pack("<q", len(value)))
+            for item in value:
+                _feed(digest, item)
+        case _:
+            raise TypeError(f"cannot hash {type(value).__name__}")
+
+
+__all__ = ["INSTANCE_SCHEMA", "Instance", "Record", "check_header", "load_document", "matrix_with_nulls", "rule", "without_infinities"]

@@ -1,0 +1,35 @@
+"""The one exception for input that cannot be used, whoever finds it."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Input (a file, a field, an option) is not what headroom can work with.
+
+    The message is one line and says where the trouble is, what stands there and what was expected, so that a command line
+    can print it as it is. `source` (a file name or an option) is put in front once it is known.
+    """
+
+    def __init__(self, message: str, source: str | None = None) -> None:
+        super().__init__(message)
+        self.message = " ".join(str(message).split())
+        self.source = source
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.message}" if self.source else self.message
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str | None]]:
+        # The default would drop `source` when a worker process sends the error home.
+        return (type(self), (self.message, self.source))
+
+    def within(self, source: str) -> InputError:
+        """The same error with `source` named, unless one is named already."""
+        return self if self.source else type(self)(self.message, source)
+
+
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`value` as a short literal for a message."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
