@@ -1,0 +1,154 @@
+"""Exact methods for GPU selection.
+
+| method      | how                                                                             | bound                       |
+|-------------|---------------------------------------------------------------------------------|-----------------------------|
+| `branching` | own branch and bound on counts, then slices (`gpu_selection_branching`)          | certificate: the tree       |
+| `highs`     | the Pyomo model by HiGHS                                                         | HiGHS' word; LP certificate |
+| `cpsat`     | slices directly; continuous shares by Benders cuts (`gpu_selection_cpsat`)       | CP-SAT's word; LP certificate |
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from headroom.bounds.gpu_selection import closed_form, lp
+from headroom.formulations.gpu_selection import GpuSelectionPlan, build_model, counts, plan_from_arrays
+from headroom.formulations.progress import Progress
+from headroom.formulations.types import Bound, Outcome, SolveParams
+from headroom.instances.gpu_selection import GpuSelection
+from headroom.solvers.gpu_selection_branching import Search
+from headroom.solvers.gpu_selection_sensitivity import infeasibility, sensitivity
+from headroom.solvers.gpu_selection_shares import shares_for
+from headroom.solvers.highs import solve_mip
+from headroom.solvers.standard_form import StandardForm, standard_form
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def auto(instance: GpuSelection) -> str:
+    """Own branching: it is the fastest here on every size measured, and its bound is a certificate."""
+    return "branching"
+
+
+def branching(instance: GpuSelection, params: SolveParams, progress: Progress) -> Outcome:
+    """Optimal within OPTIMALITY_GAP given time, with a tree that proves it. Anytime."""
+    bounds = _root_bounds(instance, params, progress)
+    if any(bound.value == math.inf for bound in bounds):
+        return _infeasible(instance, params, progress, bounds, None)
+    search = Search(instance, params, progress)
+    proof = search.run()
+    bounds = (*bounds, proof.bound)
+    if proof.bound.value == math.inf and progress.plan is None:
+        return _infeasible(instance, params, progress, bounds, None)
+    notes = (f"{proof.unresolved} leaves could not be closed in floating point",) if proof.unresolved else ()
+    return Outcome(
+        plan=progress.plan,
+        bounds=bounds,
+        stop=proof.stop,
+        notes=notes,
+        details=_details(instance, params, progress) | {"nodes": proof.nodes},
+    )
+
+
+def highs(instance: GpuSelection, params: SolveParams, progress: Progress) -> Outcome:
+    """The Pyomo model solved by HiGHS; the LP certificate stands beside HiGHS' own bound."""
+    bounds = _root_bounds(instance, params, progress)
+    if any(bound.value == math.inf for bound in bounds):
+        return _infeasible(instance, params, progress, bounds, None)
+    model = build_model(instance)
+    form = standard_form(model)
+
+    def offer(x: FloatArray) -> None:
+        plan = _plan_from_columns(instance, form, x)
+        if plan is not None:
+            progress.offer(plan)
+
+    start = None if progress.plan is None else _columns_from_plan(instance, form, progress.plan)
+    answer = solve_mip(form, params, progress, offer, start)
+    if answer.x is not None:
+        offer(answer.x)
+    bounds = (*bounds, Bound(answer.bound, "highs", "solver")) if answer.bound > -math.inf else bounds
+    if answer.status == "infeasible":
+        return _infeasible(instance, params, progress, bounds, answer.solver)
+    return Outcome(
+        plan=progress.plan,
+        bounds=bounds,
+        stop=answer.stop,
+        solver=answer.solver,
+        details=_details(instance, params, progress) | {"nodes": answer.nodes},
+    )
+
+
+def cpsat(instance: GpuSelection, params: SolveParams, progress: Progress) -> Outcome:
+    """CP-SAT on integers; every coefficient is rounded so that the integer model is a relaxation, and the loss is reported."""
+    from headroom.solvers.gpu_selection_cpsat import solve
+
+    bounds = _root_bounds(instance, params, progress)
+    if any(bound.value == math.inf for bound in bounds):
+        return _infeasible(instance, params, progress, bounds, None)
+    answer = solve(instance, params, progress)
+    if answer.bound > -math.inf:
+        bounds = (*bounds, Bound(answer.bound, "cpsat", "solver"))
+    if answer.bound == math.inf and progress.plan is None:
+        return _infeasible(instance, params, progress, bounds, answer.solver)
+    return Outcome(
+        plan=progress.plan,
+        bounds=bounds,
+        stop=answer.stop,
+        solver=answer.solver,
+        notes=answer.notes,
+        details=_details(instance, params, progress),
+    )
+
+
+def _root_bounds(instance: GpuSelection, params: SolveParams, progress: Progress) -> tuple[Bound, ...]:
+    bounds = (closed_form(instance, params, progress), lp(instance, params, progress))
+    for bound in bounds:
+        if math.isfinite(bound.value):
+            progress.raise_bound(bound.value)
+    return bounds
+
+
+def _infeasible(instance: GpuSelection, params: SolveParams, progress: Progress, bounds: tuple[Bound, ...], solver: str | None) -> Outcome:
+    return Outcome(bounds=bounds, solver=solver, details={"infeasibility": infeasibility(instance, params, progress)})
+
+
+def _details(instance: GpuSelection, params: SolveParams, progress: Progress) -> dict[str, object]:
+    return {"sensitivity": sensitivity(instance)} if params.sensitivity else {}
+
+
+def _plan_from_columns(instance: GpuSelection, form: StandardForm, x: FloatArray) -> GpuSelectionPlan | None:
+    """HiGHS' counts, with its slices when they are integers, else with shares solved anew for these counts to full precision."""
+    model = form.model
+    n = np.array([round(form.values(model.count, x)[g]) for g in model.G], dtype=np.int64)
+    if instance.slices is None:
+        return shares_for(instance, n)
+    tables = np.zeros((len(model.S), len(instance.gpus), len(instance.work)))
+    for (g, i, s), value in form.values(model.slice_count, x).items():
+        tables[s, g, i] = round(value) / instance.slices
+    lost = {int(h): tables[1 + h] for h in np.flatnonzero(n > 0)} if instance.spare_replicas else None
+    return plan_from_arrays(instance, n, tables[0], lost)
+
+
+def _columns_from_plan(instance: GpuSelection, form: StandardForm, plan: object) -> FloatArray:
+    """The known part of a start solution: counts (and slices of the whole fleet); NaN where HiGHS must complete it."""
+    assert isinstance(plan, GpuSelectionPlan)
+    position = form.column_of()
+    x = np.full(len(form.columns), np.nan)
+    n = counts(instance, plan)
+    for g in form.model.G:
+        j = position.get(id(form.model.count[g]))
+        if j is not None:
+            x[j] = n[g]
+    if instance.slices is not None and not instance.spare_replicas:
+        for g, i, s in form.model.slice_count:
+            j = position.get(id(form.model.slice_count[g, i, s]))
+            if j is not None:
+                x[j] = round(plan.share[g, i] * instance.slices)
+    return x
+
+
+__all__ = ["auto", "branching", "cpsat", "highs"]
