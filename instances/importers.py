@@ -1,0 +1,71 @@
+"""The table of importers: which file formats headroom reads, what each makes, and which options it takes. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Importer:
+    """One format. `makes` is a family, or "workload"; `options` are the keyword options the function takes.
+
+    The function takes the file's path and those options, and returns what it made (something with `save(path)`) with a list of notices.
+    """
+
+    format: str
+    makes: str
+    summary: str
+    function: str
+    options: tuple[str, ...]
+
+    def load(self) -> Callable[..., tuple[Any, list[str]]]:
+        """Import the function named `module:name`."""
+        module, name = self.function.split(":")
+        function: Callable[..., tuple[Any, list[str]]] = getattr(import_module(module), name)
+        return function
+
+
+_TRACE_OPTIONS = ("prompt_edges", "output_edges", "total_rate_per_s", "duration_s")
+_PERFORMANCE_OPTIONS = (
+    "model", "hardware", "tp", "price", "stock", "split_phases", "ttft_s", "tpot_s", "max_utilisation", "usable_memory_share", "slices",
+    "beyond_range", "catalogue",
+)  # fmt: skip
+
+IMPORTERS: dict[str, Importer] = {
+    importer.format: importer
+    for importer in (
+        Importer(
+            "azure-llm",
+            "workload",
+            "Azure LLM inference trace (CSV: TIMESTAMP,ContextTokens,GeneratedTokens); with --performance TABLE a gpu_selection instance",
+            "headroom.instances.request_traces:read_azure_llm",
+            _TRACE_OPTIONS,
+        ),
+        Importer(
+            "mooncake",
+            "workload",
+            "Mooncake trace (JSON lines: timestamp, input_length, output_length); with --performance TABLE a gpu_selection instance",
+            "headroom.instances.request_traces:read_mooncake",
+            _TRACE_OPTIONS,
+        ),
+        Importer(
+            "melange",
+            "gpu_selection",
+            "Mélange configuration (JSON: gpu_info, workload_distribution, total_request_rate, slice_factor)",
+            "headroom.instances.gpu_selection_import:import_melange",
+            ("total_rate_per_s", "slices", "max_utilisation", "prompt_edges", "output_edges"),
+        ),
+        Importer(
+            "splitwise-perf",
+            "gpu_selection",
+            "measured prompt and token times (splitwise-sim perf_model.csv) with --trace FILE (azure-llm, mooncake or a workload document)",
+            "headroom.instances.gpu_selection_import:import_splitwise_perf",
+            ("trace", "trace_format", *_TRACE_OPTIONS, *_PERFORMANCE_OPTIONS),
+        ),
+    )
+}
+PERFORMANCE_IMPORTER = "splitwise-perf"
+"""The importer that a trace format hands over to when a performance table is given with it."""
