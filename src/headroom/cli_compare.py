@@ -1,0 +1,184 @@
+"""`headroom compare`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headroom.cli_common import (
+    JsonOption,
+    TimeLimitOption,
+    at_least,
+    bound_text,
+    check_output,
+    note,
+    number,
+    objective_text,
+    percent,
+    positive,
+    seconds,
+    table,
+    write_json,
+    write_out,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HELP = """Run methods on instances, rank them by gap.
+
+A row a run, best first, each with its gap to the best bound that any run found.
+
+With -o a killed or interrupted sweep continues where it stopped, and a finished run is never run again.
+Exit code 1: no method found a plan.
+"""
+COMPARISON_SCHEMA = "headroom/comparison/1"
+
+
+def add_compare_command(app: typer.Typer) -> None:
+    """Register `headroom compare` on the app."""
+    app.command("compare", help=HELP)(compare_command)
+
+
+def compare_command(
+    x: Annotated[list[Path], typer.Argument(metavar="X...", help="Instances, .json or .npz.", show_default=False)],
+    methods: Annotated[str | None, typer.Option("--methods", metavar="A,B", help="Methods; default: all.", show_default=False)] = None,
+    bounds: Annotated[str | None, typer.Option("--bounds", metavar="A,B", help="Bounds, or none; default: all.", show_default=False)] = None,
+    seeds: Annotated[str, typer.Option("--seeds", metavar="LIST", help="Seeds: 0,1,2 or 0:5 (0 to 4).")] = "0",
+    jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", help="Processes; default: one a core.", show_default=False)] = None,
+    time_limit: TimeLimitOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the table: .parquet.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """See HELP."""
+    from headroom.compare import compare
+    from headroom.instances.errors import InputError
+
+    if output is not None and output.suffix != ".parquet":
+        raise InputError("must end in .parquet", str(output))
+    check_output(output)
+    progress = _Progress()
+    try:
+        frame = compare(
+            x,
+            _names(methods),
+            [] if bounds == "none" else _names(bounds),
+            parse_seeds(seeds),
+            time_limit_s=positive(time_limit, "--time-limit"),
+            jobs=None if jobs is None else at_least(jobs, 1, "--jobs"),
+            output=output,
+            on_row=progress.show,
+        )
+    except KeyboardInterrupt:
+        progress.clear()
+        kept = f"; what is done is in {output}, and the same command continues" if output is not None else ""
+        note(f"interrupted after {progress.done} runs{kept}")
+        raise
+    progress.clear()
+    rows = records(frame)
+    if as_json:
+        write_json({"schema": COMPARISON_SCHEMA, "rows": rows})
+    else:
+        write_out(as_text(rows))
+    return 0 if any(row["objective"] is not None for row in rows if row["kind"] != "bound") else 1
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2`, `0:5` (0 to 4), or a mixture. Raises `InputError`."""
+    from headroom.instances.errors import InputError, shown
+
+    seeds: list[int] = []
+    try:
+        for item in text.split(","):
+            first, colon, last = item.partition(":")
+            begin = int(first)
+            end = int(last) if colon else begin + 1
+            if begin < 0 or end <= begin or end - begin > 10**6:
+                raise ValueError
+            seeds += range(begin, end)
+    except ValueError:
+        raise InputError(f"must be a list such as 0,1,2 or a range such as 0:5, got {shown(text)}", "--seeds") from None
+    return seeds
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows in JSON types; absent values are None, infinite bounds too (their status says infeasible)."""
+    import math
+
+    import pandas as pd
+
+    def plain(value: Any) -> Any:
+        if value is pd.NA or value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return None
+        return value.item() if hasattr(value, "item") else value
+
+    return [{str(name): plain(value) for name, value in record.items()} for record in frame.to_dict("records")]
+
+
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """One table an instance, best first; bounds at the end."""
+    text = ""
+    for digest in dict.fromkeys(row["digest"] for row in rows):
+        group = [row for row in rows if row["digest"] == digest]
+        head = group[0]
+        proved = any(row["status"] == "infeasible" for row in group)
+        bound = "no plan exists" if proved else bound_text(head["bound"])
+        by = f", by {head['bound_method']} ({str(head['bound_proof']).replace('_', ' ')})" if head["bound_method"] else ""
+        text += f"{head['instance']} ({head['family']}): best bound {bound}{by}\n"
+        text += table(HEADINGS, [_cells(row) for row in group], HEADINGS[1:6]) + "\n"
+    return text
+
+
+HEADINGS = ("method", "seed", "objective", "gap", "certified gap", "runtime", "status", "stop")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    is_bound = row["kind"] == "bound"
+    value = bound_text(float("inf") if row["status"] == "infeasible" else row["own_bound"]) if is_bound else objective_text(row["objective"])
+    return [
+        f"{row['method']} (bound)" if is_bound else row["method"],
+        "-" if row["seed"] is None else str(row["seed"]),
+        value,
+        "-" if is_bound else percent(row["gap"]),
+        "-" if is_bound else percent(row["certified_gap"]),
+        "-" if row["runtime_s"] is None else seconds(row["runtime_s"]),
+        row["status"] or "-",
+        row["error"] or row["stop"] or "-",
+    ]
+
+
+class _Progress:
+    """Runs done, on one line of stderr where that is a terminal."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._painted = False
+        self._started = time.monotonic()
+        self._on = sys.stderr is not None and sys.stderr.isatty()
+
+    def show(self, done: int, total: int, row: dict[str, Any]) -> None:
+        self.done += 1
+        if not self._on:
+            return
+        what = f"{row['method']} on {row['instance']}: {row.get('error') or number(row.get('objective'))}"
+        self._write(f"\r\x1b[K{done}/{total} runs, {time.monotonic() - self._started:.0f} s  {what[:80]}")
+        self._painted = True
+
+    def clear(self) -> None:
+        if self._painted:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self._on = False

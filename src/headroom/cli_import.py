@@ -1,0 +1,189 @@
+"""`headroom import`: real files in, an instance or a workload document out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from headroom.instances.importers import Importer
+
+HELP = """Make an instance from real files: a request trace, a solver's configuration, measured throughputs.
+
+FORMAT names what FILE is (--list shows the formats and the options each takes). What was chosen, left out or not trusted is
+said on stderr and kept in the instance's provenance.
+"""
+
+
+def add_import_command(app: typer.Typer) -> None:
+    """Register `headroom import` on the app."""
+    app.command("import", help=HELP)(import_command)
+
+
+def import_command(
+    format_name: Annotated[str | None, typer.Argument(metavar="FORMAT", help="File format, see --list.", show_default=False)] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="The file to read.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write: .json, or .npz for an instance.")] = None,
+    list_formats: Annotated[bool, typer.Option("--list", help="List the formats and their options.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    performance: Annotated[Path | None, typer.Option(help="Performance table that turns a trace into an instance (azure-llm, mooncake).")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Request trace or workload document (splitwise-perf).")] = None,
+    trace_format: Annotated[str | None, typer.Option(help="azure-llm, mooncake or workload; otherwise told from the content.")] = None,
+    prompt_edges: Annotated[str | None, typer.Option(help="Upper edges of prompt buckets in tokens, 128,256,…, or melange.")] = None,
+    output_edges: Annotated[str | None, typer.Option(help="Upper edges of output buckets in tokens, 32,64,…, or melange.")] = None,
+    total_rate_per_s: Annotated[float | None, typer.Option(help="Scale the load to this many requests/s in all.")] = None,
+    duration_s: Annotated[float | None, typer.Option(help="Length of the trace in s, in place of last − first arrival.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the table; default: the one measured most.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="GPUs to offer, with commas; default: all with a price.")] = None,
+    tp: Annotated[str | None, typer.Option(help="Tensor parallelisms to offer, with commas; default: all that hold the weights.")] = None,
+    price: Annotated[list[str] | None, typer.Option(metavar="NAME=USD", help="Price of one GPU an hour; may be repeated.")] = None,
+    stock: Annotated[list[str] | None, typer.Option(metavar="NAME=GPUS", help="GPUs there are of a kind; may be repeated.")] = None,
+    split_phases: Annotated[bool, typer.Option("--split-phases", help="Prefill and decode on replicas of their own.")] = False,
+    ttft_s: Annotated[float | None, typer.Option(help="Limit on time to first token, s (default 2).")] = None,
+    tpot_s: Annotated[float | None, typer.Option(help="Limit on time per output token, s (default 0.1).")] = None,
+    max_utilisation: Annotated[float | None, typer.Option(help="Share of a replica's time to plan with (splitwise-perf 0.8, melange 1).")] = None,
+    usable_memory_share: Annotated[float | None, typer.Option(help="Share of GPU memory for weights and KV cache (default 0.9).")] = None,
+    slices: Annotated[int | None, typer.Option(help="Shares are multiples of 1/SLICES; default: any share (melange: as the file says).")] = None,
+    beyond_range: Annotated[str | None, typer.Option(help="Requests longer than measured: drop (default, with a notice) or error.")] = None,
+    catalogue: Annotated[Path | None, typer.Option(help="JSON with GPUs and models to lay over the bundled catalogue.")] = None,
+) -> None:
+    """See HELP."""
+    options: dict[str, Any] = {
+        "trace": trace, "trace_format": trace_format, "prompt_edges": prompt_edges, "output_edges": output_edges,
+        "total_rate_per_s": total_rate_per_s, "duration_s": duration_s, "model": model, "hardware": _listed(hardware),
+        "tp": _whole_numbers("--tp", tp), "price": _assignments("--price", price, float), "stock": _assignments("--stock", stock, int),
+        "split_phases": split_phases or None, "ttft_s": ttft_s, "tpot_s": tpot_s, "max_utilisation": max_utilisation,
+        "usable_memory_share": usable_memory_share, "slices": slices, "beyond_range": beyond_range, "catalogue": catalogue,
+    }  # fmt: skip
+    if list_formats:
+        _print_formats(as_json)
+        return
+    importer, path, given = _request(format_name, files or [], {name: value for name, value in options.items() if value is not None}, performance)
+    from headroom.instances.errors import InputError
+
+    if output is None:
+        raise InputError("is missing; expected a file to write", "--output")
+    made, notices = importer.load()(path, **given)
+    made.save(output)
+    for notice in notices:
+        typer.echo(f"note: {notice}", err=True)
+    summary = _summary(importer, made, output) | {"notices": notices}
+    if as_json:
+        from headroom.instances.files import to_json
+
+        typer.echo(to_json(summary), nl=False)
+    else:
+        typer.echo(_as_text(summary))
+
+
+def _request(format_name: str | None, files: list[Path], given: dict[str, Any], performance: Path | None) -> tuple[Importer, Path, dict[str, Any]]:
+    """The importer to call, its file and its options. Raises `InputError` for what does not belong together."""
+    from headroom.instances.errors import InputError, shown
+    from headroom.instances.importers import IMPORTERS, PERFORMANCE_IMPORTER
+
+    if format_name is None:
+        raise InputError(f"is missing; expected one of {', '.join(IMPORTERS)} and a file", "FORMAT")
+    importer = IMPORTERS.get(format_name)
+    if importer is None:
+        raise InputError(f"must be one of {', '.join(IMPORTERS)}, got {shown(format_name)}", "FORMAT")
+    if len(files) != 1:
+        raise InputError(f"{format_name} reads one file, got {len(files)}", "FILE")
+    path = files[0]
+    if performance is not None:
+        if importer.makes != "workload":
+            raise InputError(f"is not an option of {format_name}; expected with a trace format", "--performance")
+        for option in ("trace", "trace_format"):
+            if option in given:
+                raise InputError(f"is not an option of {format_name}: FILE is the trace", f"--{option.replace('_', '-')}")
+        given = given | {"trace": path, "trace_format": format_name}
+        importer, path = IMPORTERS[PERFORMANCE_IMPORTER], performance
+    for option in given:
+        if option not in importer.options:
+            takes = ", ".join(_flag(name) for name in importer.options)
+            needs = " without --performance" if option in IMPORTERS[PERFORMANCE_IMPORTER].options and importer.makes == "workload" else ""
+            raise InputError(f"is not an option of {format_name}{needs}; expected {takes}", _flag(option))
+    return importer, path, given
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+def _whole_numbers(option: str, text: str | None) -> list[int] | None:
+    from headroom.instances.errors import InputError, shown
+
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"must be whole numbers with commas between them, got {shown(text)}", option) from None
+
+
+def _assignments(option: str, texts: list[str] | None, kind: type[int] | type[float]) -> dict[str, int | float] | None:
+    """NAME=VALUE texts as a dictionary."""
+    from headroom.instances.errors import InputError, shown
+
+    if not texts:
+        return None
+    result: dict[str, int | float] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            if not name.strip() or name.strip() in result:
+                raise ValueError
+            result[name.strip()] = kind(value)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise InputError(f"must be NAME={what}, each name once, got {shown(text)}", option) from None
+    return result
+
+
+def _summary(importer: Importer, made: Any, output: Path) -> dict[str, Any]:
+    if importer.makes == "workload":
+        figures = {"requests": made.requests, "duration_s": made.duration_s, "total_rate_per_s": made.rate_per_s, "buckets": len(made.buckets)}
+        return {"format": importer.format, "makes": "workload", "name": made.name, "output": str(output), **figures}
+    unservable = [item.name for item, served in zip(made.work, made.can_serve.any(axis=0), strict=True) if not served]
+    return {
+        "format": importer.format,
+        "makes": importer.makes,
+        "name": made.name,
+        "sha256": made.digest(),
+        "output": str(output),
+        "work_items": len(made.work),
+        "replica_types": [gpu.name for gpu in made.gpus],
+        # Where phases are split, a request is two work items.
+        "total_rate_per_s": sum(item.rate_per_s for item in made.work if item.phase != "decode"),
+        "unservable": unservable,
+    }
+
+
+def _as_text(summary: dict[str, Any]) -> str:
+    rate = f"{summary['total_rate_per_s']:.6g} requests/s"
+    if summary["makes"] == "workload":
+        duration = f" in {summary['duration_s']:.6g} s" if summary["duration_s"] is not None else ""
+        return f"{summary['output']}: workload of {summary['requests']} requests{duration}, {rate}, {summary['buckets']} buckets"
+    unservable = f"; no type serves {', '.join(summary['unservable'])}" if summary["unservable"] else ""
+    types = summary["replica_types"]
+    items = f"{summary['work_items']} work items, {rate}"
+    return f"{summary['output']}: {summary['makes']} instance, {items}, {len(types)} replica types ({', '.join(types)}){unservable}"
+
+
+def _print_formats(as_json: bool) -> None:
+    from headroom.instances.files import to_json
+    from headroom.instances.importers import IMPORTERS
+
+    if as_json:
+        formats = [
+            {"format": importer.format, "makes": importer.makes, "summary": importer.summary, "options": [_flag(name) for name in importer.options]}
+            for importer in IMPORTERS.values()
+        ]
+        typer.echo(to_json({"formats": formats}), nl=False)
+        return
+    for importer in IMPORTERS.values():
+        typer.echo(f"{importer.format}  ->  {importer.makes}\n    {importer.summary}")
+        typer.echo(f"    options: {' '.join(_flag(name) for name in importer.options)}")

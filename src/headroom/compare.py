@@ -1,0 +1,279 @@
+"""`compare`: methods x instances x seeds, one tidy table with a row for each run.
+
+Runs are spread over local processes. Each finished run is a small file in `<output>.parts` until all are done and become one parquet
+file; a sweep that was killed continues where it stopped, and a finished run (same digest, method, parameters, seed and version) is never
+run again. A run that failed is a row with its error; it is tried again when the sweep is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headroom.formulations.tolerances import relative_gap
+from headroom.formulations.types import SolveParams
+from headroom.instances.base import Instance
+from headroom.instances.errors import InputError, shown
+from headroom.instances.files import read_json, to_json, write_atomically, write_text
+from headroom.registry import Family
+from headroom.run import family_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+KEY = ("digest", "method", "kind", "seed", "parameters", "version")
+COLUMNS: dict[str, str] = {
+    "family": "string", "instance": "string", "digest": "string", "method": "string", "kind": "string", "seed": "Int64",
+    "parameters": "string", "version": "string", "objective": "float64", "bound": "float64", "bound_method": "string",
+    "bound_proof": "string", "gap": "float64", "certified_bound": "float64", "certified_method": "string", "certified_gap": "float64",
+    "runtime_s": "float64", "status": "string", "stop": "string", "error": "string", "started_s": "float64", "peak_memory_bytes": "Int64",
+    "own_bound": "float64", "own_bound_method": "string", "own_bound_proof": "string", "own_certified_bound": "float64",
+    "own_certified_method": "string",
+}  # fmt: skip
+"""Columns and their types; `part_<name>` columns follow. `bound` and `certified_bound` are the best over all rows of the instance, `own_…`
+what the row's own run found. `kind` is exact, heuristic, policy or bound; `seed` is null where the method draws nothing."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run to do."""
+
+    instance: int
+    method: str
+    kind: str
+    seed: int | None
+    key: str
+    row: Row
+    """What is known before the run."""
+
+
+def compare(
+    instances: Sequence[Instance | str | Path],
+    methods: Sequence[str] | None = None,
+    bounds: Sequence[str] | None = None,
+    seeds: Iterable[int] = (0,),
+    *,
+    time_limit_s: float | None = None,
+    jobs: int | None = None,
+    output: str | Path | None = None,
+    on_row: Callable[[int, int, Row], None] | None = None,
+) -> pd.DataFrame:
+    """Run every method (None: all registered) and bound (None: all) on every instance, with every seed where the method draws at random.
+
+    `jobs` processes run at a time (None: one a core), each method on one thread. With `output` (.parquet) the table is written there and
+    an earlier, even interrupted, sweep into it is continued. `on_row(done, total, row)` is called as rows come in. Returns the table, best
+    objective first within each instance. Raises `InputError`.
+    """
+    from headroom.api import load
+    from headroom.compare_pool import run_tasks
+
+    loaded = _distinct([item if isinstance(item, Instance) else load(item) for item in instances])
+    params = SolveParams(time_limit_s=time_limit_s)
+    tasks = plan_tasks(loaded, methods, bounds, sorted(set(seeds)), params)
+    store = Store(Path(output) if output is not None else None)
+    done = store.finished()
+    waiting = [task for task in tasks if task.key not in done]
+    count = len(tasks) - len(waiting)
+
+    def keep(task: Task, row: Row) -> None:
+        nonlocal count
+        count += 1
+        store.add(task.key, row)
+        if on_row is not None:
+            on_row(count, len(tasks), row)
+
+    try:
+        run_tasks(loaded, waiting, params, jobs or os.cpu_count() or 1, keep)
+    except KeyboardInterrupt:
+        store.close()
+        raise
+    frame = store.close()
+    wanted = {task.key for task in tasks}
+    return frame[[key_of(row) in wanted for row in frame.to_dict("records")]].reset_index(drop=True)  # type: ignore[arg-type]
+
+
+def _distinct(instances: list[Instance]) -> list[Instance]:
+    """Each instance once: two files with the same data are one instance."""
+    return list({instance.digest(): instance for instance in reversed(instances)}.values())[::-1]
+
+
+def plan_tasks(
+    instances: Sequence[Instance], methods: Sequence[str] | None, bounds: Sequence[str] | None, seeds: Sequence[int], params: SolveParams
+) -> list[Task]:
+    """Every run of the sweep, in the order in which they are started. Raises `InputError` for names that no instance's family knows."""
+    from headroom.run import versions
+
+    _check_names("--methods", methods, {name for instance in instances for name in family_of(instance).methods})
+    _check_names("--bounds", bounds, {name for instance in instances for name in family_of(instance).bounds})
+    parameters = parameters_hash(params)
+    version = versions().get("headroom", "unknown")
+    tasks = []
+    for index, instance in enumerate(instances):
+        digest = instance.digest()
+        for method, kind, seed in _runs(family_of(instance), methods, bounds, seeds):
+            row: Row = {"family": instance.family, "instance": instance.name, "digest": digest, "method": method, "kind": kind}
+            row |= {"seed": seed, "parameters": parameters, "version": version}
+            tasks.append(Task(index, method, kind, seed, key_of(row), row))
+    return tasks
+
+
+def _runs(
+    family: Family, methods: Sequence[str] | None, bounds: Sequence[str] | None, seeds: Sequence[int]
+) -> Iterable[tuple[str, str, int | None]]:
+    """(method, kind, seed) for one instance; bounds and exact methods draw nothing and run once."""
+    for name in family.bounds:
+        if bounds is None or name in bounds:
+            yield name, "bound", None
+    for name, entry in family.methods.items():
+        if methods is None or name in methods:
+            yield from ((name, entry.kind, seed) for seed in ([None] if entry.kind == "exact" else seeds))
+
+
+def _check_names(option: str, names: Sequence[str] | None, known: set[str]) -> None:
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"must name some of {', '.join(sorted(known))}, got {shown(name)}", option)
+
+
+def parameters_hash(params: SolveParams) -> str:
+    """What of the parameters changes a run's outcome, as a short hash; the seed has a column of its own."""
+    values = {name: value for name, value in asdict(params).items() if name not in ("seed", "start")}
+    return hashlib.sha256(to_json(values).encode("utf-8")).hexdigest()[:16]
+
+
+def key_of(row: Row) -> str:
+    """The identity of a run."""
+    seed = None if _absent(row["seed"]) else int(row["seed"])
+    plain = [seed if name == "seed" else row[name] for name in KEY]
+    return hashlib.sha256(repr(plain).encode("utf-8")).hexdigest()[:32]
+
+
+class Store:
+    """The rows of a sweep: in memory, and on disk when there is an output."""
+
+    def __init__(self, output: Path | None) -> None:
+        self.output = output
+        self.parts = None if output is None else output.with_name(output.name + ".parts")
+        self.rows: dict[str, Row] = {}
+        if output is None:
+            return
+        if output.suffix != ".parquet":
+            raise InputError("must end in .parquet", str(output))
+        if output.exists():
+            self.rows = {key_of(row): row for row in read_rows(output)}
+        if self.parts is not None and self.parts.is_dir():
+            for part in sorted(self.parts.glob("*.json")):
+                row = _read_part(part)
+                if row is not None:
+                    self.rows[key_of(row)] = row
+
+    def finished(self) -> set[str]:
+        """The runs that need not be run again."""
+        return {key for key, row in self.rows.items() if not row.get("error")}
+
+    def add(self, key: str, row: Row) -> None:
+        """Keep a finished row; from here on no kill can lose it."""
+        self.rows[key] = row
+        if self.parts is not None:
+            try:
+                self.parts.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot be written: {error.strerror}", str(self.parts)) from None
+            write_text(self.parts / f"{key}.json", to_json(row))
+
+    def close(self) -> pd.DataFrame:
+        """The table; it replaces the parts on disk."""
+        frame = tabulate(list(self.rows.values()))
+        if self.output is not None and self.parts is not None and self.rows:
+            write_atomically(self.output, lambda file: frame.to_parquet(file, index=False))
+            for part in self.parts.glob("*.json") if self.parts.is_dir() else ():
+                part.unlink(missing_ok=True)
+            if self.parts.is_dir() and not any(self.parts.iterdir()):
+                self.parts.rmdir()
+        return frame
+
+
+def _read_part(path: Path) -> Row | None:
+    """One finished row; None for a file that is not one (it is run again)."""
+    try:
+        row = read_json(path)
+    except InputError:
+        return None
+    if not isinstance(row, dict) or not set(KEY) <= set(row):
+        return None
+    return row | dict.fromkeys(row.get("infinite", ()), math.inf)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a parquet file that `compare` wrote. Raises `InputError` for any other file."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", str(path)) from None
+    except Exception as error:
+        raise InputError(f"is not a parquet file that compare wrote: {error}", str(path)) from None
+    missing = sorted(set(COLUMNS) - set(frame.columns))
+    if missing:
+        raise InputError(f"has no column {missing[0]!r}; expected a parquet file that compare wrote", str(path))
+    return [{str(name): None if _absent(value) else value for name, value in record.items()} for record in frame.to_dict("records")]
+
+
+def _absent(value: Any) -> bool:
+    import pandas as pd
+
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def tabulate(rows: list[Row]) -> pd.DataFrame:
+    """Rows as one table: the best bounds of each instance filled in, best objective first."""
+    import pandas as pd
+
+    by_digest: dict[str, list[Row]] = {}
+    for row in rows:
+        by_digest.setdefault(row["digest"], []).append(row)
+    parts = sorted({name for row in rows for name in row if name.startswith("part_")})
+    full: list[Row] = []
+    for group in by_digest.values():
+        bound, bound_method, proof = _best(group, "own_bound", "own_bound_method", "own_bound_proof")
+        certified, certified_method, _ = _best(group, "own_certified_bound", "own_certified_method", "own_certified_method")
+        for row in sorted(group, key=_rank):
+            objective = _number(row.get("objective"), math.inf)
+            extra = {"objective": objective, "bound": bound, "bound_method": bound_method, "bound_proof": proof}
+            extra |= {"gap": relative_gap(objective, bound), "certified_bound": certified, "certified_method": certified_method}
+            full.append(row | extra | {"certified_gap": relative_gap(objective, certified)})
+    types = COLUMNS | dict.fromkeys(parts, "float64")
+    data = {name: pd.array([_typed(row.get(name), kind) for row in full], dtype=kind) for name, kind in types.items()}  # type: ignore[call-overload]
+    return pd.DataFrame(data)
+
+
+def _typed(value: Any, kind: str) -> Any:
+    if _absent(value):
+        return math.nan if kind == "float64" else None
+    return float(value) if kind == "float64" else int(value) if kind == "Int64" else str(value)
+
+
+def _best(rows: list[Row], value: str, method: str, proof: str) -> tuple[float, str | None, str | None]:
+    best = max(rows, key=lambda row: _number(row.get(value), -math.inf))
+    found = _number(best.get(value), -math.inf)
+    return (found, best.get(method), best.get(proof)) if found > -math.inf else (-math.inf, None, None)
+
+
+def _number(value: Any, absent: float) -> float:
+    return absent if _absent(value) else float(value)
+
+
+def _rank(row: Row) -> tuple[bool, float, str, int]:
+    return (
+        row["kind"] == "bound",
+        _number(row.get("objective"), math.inf),
+        row["method"],
+        int(_number(row.get("seed"), -1)),
+    )
