@@ -1,0 +1,1 @@
+"""Independent answers by enumeration. Nothing here imports `evaluate`, a model, a bound or a solver."""
