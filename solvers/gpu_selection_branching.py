@@ -33,9 +33,12 @@ from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.gpu_selection_shares import plan_with_spares
 
 MOST_CUTS = 300
+MOST_CUT_ROUNDS = 10
 LONGEST_DIVE = 200
+SPRINT_NODES = 50
+"""Nodes of a first round without cuts or target, which settles easy instances before either pays."""
 TARGETS = (0.0, 0.4, 0.7, 1.0)
-"""Where a round's target lies between the bound and the incumbent; round 0 is the root node with its cuts."""
+"""Where a round's target lies between the bound and the incumbent; 0 is the root node with its cuts."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -47,6 +50,8 @@ class Open:
     node: Node
     box: Box
     bound: float
+    refined: int = 0
+    """How often cuts have been added at this node already."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Search:
         self.data: Data = data_of(instance)
         self.margin = 0.5 * max(OPTIMALITY_GAP, params.gap_limit or 0.0)
         self.target = math.inf
+        self.cutting = False
         self.root: Node
         self.relaxation: Relaxation | None = None
         self.cuts = CutPool(self.data)
@@ -77,28 +83,35 @@ class Search:
         self.nodes = 0
 
     @property
+    def prune_at_incumbent(self) -> float:
+        """Cost at and above which plans are no better than the incumbent by more than the tolerance."""
+        objective = self.progress.objective
+        return objective - self.margin * abs(objective) if math.isfinite(objective) else math.inf
+
+    @property
     def prune_at(self) -> float:
         """Cost at and above which plans do not interest this round."""
-        objective = self.progress.objective
-        return min(self.target, objective - self.margin * abs(objective) if math.isfinite(objective) else math.inf)
+        return min(self.target, self.prune_at_incumbent)
 
     def run(self) -> Proof:
         """Search, in rounds, until a tree is closed at the incumbent or `progress` says stop."""
         self._start_plans()
-        proof = self._round(TARGETS[0])
-        for part in TARGETS[1:]:
-            if self.progress.should_stop() is None:
-                self._dive()
-            settled = proof.bound.value >= self.progress.objective * (1 - OPTIMALITY_GAP) or proof.bound.value == math.inf
+        proof = self._round(1.0, SPRINT_NODES)
+        self.cutting = True
+        for part in TARGETS:
+            settled = proof.bound.value >= self.prune_at_incumbent or proof.bound.value == math.inf
             if proof.stop != "completed" or settled:
                 break
+            if part > 0:
+                self._dive()
             following = self._round(part)
             better = following if following.bound.value >= proof.bound.value else proof
             proof = Proof(better.bound, following.stop, self.nodes, self.unresolved)
         return proof
 
-    def _round(self, part: float) -> Proof:
+    def _round(self, part: float, most_nodes: float = math.inf) -> Proof:
         """One tree, for plans cheaper than a target `part` of the way from the best bound to the incumbent (1: the incumbent itself)."""
+        most_nodes += self.nodes
         floor, objective = self.progress.bound, self.progress.objective
         self.target = floor + part * (objective - floor) if part < 1 and math.isfinite(objective) and math.isfinite(floor) else math.inf
         self.root = Node(np.zeros((self.data.situations, len(self.data.price))), np.zeros(len(self.data.pool_limit)))
@@ -117,8 +130,8 @@ class Search:
                     continue
             following = self._look_at(following)
             self._report(following)
-            if part == 0 and self.heap:
-                break  # the first round is the root and its cuts
+            if (part == 0 and self.heap) or self.nodes >= most_nodes:
+                break  # target 0 is the root and its cuts
         value = min([self.prune_at, self.closed_at, *self._open_bounds(following)])
         bound = Bound(value, "branch_tree", "certificate", to_certificate(self.root, self.cuts, self.prune_at))
         return Proof(bound, stop, self.nodes, self.unresolved)
@@ -200,10 +213,15 @@ class Search:
         value = max(value, item.bound)
         if tight is None:
             return None
-        if relaxed.status == "optimal" and (self._cut_off(tight, relaxed) or self._add_cuts(tight, relaxed)):
-            child = Node(node.w, node.pi, mu=node.mu)
-            node.split, node.children = (REFINE, 0, 0, 0, 0), [child]
-            return Open(child, tight, value)
+        if relaxed.status == "optimal":
+            cut_off = self._cut_off(tight, relaxed)
+            # Cuts tail off: another round only while the last one moved the bound by a part of what is missing.
+            worthwhile = item.refined == 0 or (item.refined < MOST_CUT_ROUNDS and value - item.bound > 0.02 * (self.prune_at - value))
+            cut = not cut_off and worthwhile and self._add_cuts(tight, relaxed)
+            if cut_off or cut:
+                child = Node(node.w, node.pi, mu=node.mu)
+                node.split, node.children = (REFINE, 0, 0, 0, 0), [child]
+                return Open(child, tight, value, item.refined + cut)
         split = self._choose_split(tight, relaxed)
         if split is None:
             if relaxed.status == "time_limit":
@@ -227,7 +245,7 @@ class Search:
         """Add the rounding cuts that the LP solution violates, one for each fractional count; whether there were any."""
         assert self.relaxation is not None
         data, added = self.data, False
-        if not data.integral or data.situations > 1 or len(self.cuts.cuts) >= MOST_CUTS:
+        if not self.cutting or not data.integral or data.situations > 1 or len(self.cuts.cuts) >= MOST_CUTS:
             return False
         for g in np.flatnonzero(np.abs(relaxed.n - np.round(relaxed.n)) > 1e-4):
             cut = rounding_cut(data, int(g), relaxed.y[0, g] > data.slices / 2)
