@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.gpu_selection import closed_form, lp
-from headroom.formulations.gpu_selection import GpuSelectionPlan, build_model, counts, plan_from_arrays
+from headroom.formulations.gpu_selection import GpuSelectionPlan, build_model, counts, evaluate, plan_from_arrays
 from headroom.formulations.progress import Progress
-from headroom.formulations.types import Bound, Outcome, SolveParams
+from headroom.formulations.types import Bound, Outcome, Plan, SolveParams
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.gpu_selection_branching import Search
 from headroom.solvers.gpu_selection_sensitivity import infeasibility, sensitivity
@@ -45,7 +45,7 @@ def branching(instance: GpuSelection, params: SolveParams, progress: Progress) -
         return _infeasible(instance, params, progress, bounds, None)
     notes = (f"{proof.unresolved} leaves could not be closed in floating point",) if proof.unresolved else ()
     return Outcome(
-        plan=progress.plan,
+        plan=_evenly_loaded(instance, progress),
         bounds=bounds,
         stop=proof.stop,
         notes=notes,
@@ -102,6 +102,15 @@ def cpsat(instance: GpuSelection, params: SolveParams, progress: Progress) -> Ou
         notes=answer.notes,
         details=_details(instance, params, progress),
     )
+
+
+def _evenly_loaded(instance: GpuSelection, progress: Progress) -> Plan | None:
+    """The incumbent, its continuous shares evened out over its types when that takes no harm."""
+    plan = progress.plan
+    if not isinstance(plan, GpuSelectionPlan) or instance.slices is not None or progress.should_stop() is not None:
+        return plan
+    even = shares_for(instance, counts(instance, plan))
+    return even if even is not None and evaluate(instance, even).feasible else plan
 
 
 def _root_bounds(instance: GpuSelection, params: SolveParams, progress: Progress) -> tuple[Bound, ...]:

@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from headroom.bounds.gpu_selection_lagrangian import Data, data_of
 from headroom.bounds.gpu_selection_relaxation import Relaxation
-from headroom.formulations.gpu_selection import counts, most_replicas, plan_from_arrays
+from headroom.formulations.gpu_selection import counts, evaluate, most_replicas, plan_from_arrays
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import SolveParams, Stop
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.cpsat import CpAnswer, scale_down, scale_for, scale_up, solve_cp
-from headroom.solvers.gpu_selection_shares import fixed, plan_with_spares
+from headroom.solvers.gpu_selection_shares import fixed, shares_for
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -148,7 +148,7 @@ class _Benders(_Counts):
     def run(self) -> CpOutcome:
         data, progress = self.data, self.progress
         relaxation = Relaxation(data)
-        bound, stop, solver = -math.inf, "completed", "CP-SAT"
+        bound, solver = -math.inf, "CP-SAT"
         for iteration in range(MOST_CUTS):
             answer = solve_cp(self.model, self.n, self.params, progress)
             solver = answer.solver
@@ -159,13 +159,26 @@ class _Benders(_Counts):
                 return CpOutcome(bound, answer.stop, solver, (f"{iteration} Benders cuts",))
             n = answer.values.astype(np.float64)
             relaxed = relaxation.solve(fixed(data, n), progress.remaining_s)
-            if relaxed.status == "optimal":
-                progress.offer(plan_with_spares(data, relaxed.y, n))
+            plan = shares_for(self.instance, answer.values) if relaxed.status == "optimal" else None
+            if plan is not None and evaluate(self.instance, plan).feasible:
+                progress.offer(plan)
                 return CpOutcome(bound, "completed", solver, (f"{iteration} Benders cuts",))
-            if relaxed.status != "infeasible" or not self._add_cuts(relaxed.w, n):
-                stop = progress.should_stop() or "error"
-                return CpOutcome(bound, stop, solver, (f"{iteration} Benders cuts, then the LP gave no usable prices",))
+            reason = progress.should_stop()
+            if reason is not None:
+                return CpOutcome(bound, reason, solver, (f"{iteration} Benders cuts",))
+            if not self._add_cuts(relaxed.w, n):
+                self._exclude(answer.values)
         return CpOutcome(bound, "error", solver, (f"gave up after {MOST_CUTS} Benders cuts",))
+
+    def _exclude(self, n: IntArray) -> None:
+        """At least one count must rise: what n cannot serve (even after a loss), no smaller fleet can."""
+        rises = []
+        for g, variable in enumerate(self.n):
+            if n[g] < self.most[g]:
+                literal = self.model.new_bool_var("")
+                self.model.add(variable >= int(n[g]) + 1).only_enforce_if(literal)
+                rises.append(literal)
+        self.model.add_bool_or(rises)
 
     def _add_cuts(self, w: FloatArray, n: FloatArray) -> bool:
         """The cut of each situation's prices, for that situation and every other; whether one of them excludes n."""

@@ -126,13 +126,13 @@ def plan_tasks(
 def _runs(
     family: Family, methods: Sequence[str] | None, bounds: Sequence[str] | None, seeds: Sequence[int]
 ) -> Iterable[tuple[str, str, int | None]]:
-    """(method, kind, seed) for one instance; bounds and exact methods draw nothing and run once."""
+    """(method, kind, seed) for one instance; bounds and methods that are not seeded draw nothing and run once."""
     for name in family.bounds:
         if bounds is None or name in bounds:
             yield name, "bound", None
     for name, entry in family.methods.items():
         if methods is None or name in methods:
-            yield from ((name, entry.kind, seed) for seed in ([None] if entry.kind == "exact" else seeds))
+            yield from ((name, entry.kind, seed) for seed in (seeds if entry.seeded else [None]))
 
 
 def _check_names(option: str, names: Sequence[str] | None, known: set[str]) -> None:

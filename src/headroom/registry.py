@@ -36,6 +36,8 @@ class Method(Entry):
     """
 
     kind: Kind = "heuristic"
+    seeded: bool = True
+    """Whether the seed can change the answer; `compare` runs a method that ignores it once."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,13 @@ GPU_SELECTION = Family(
     demo_preset="melange-4gpu-6x6",
     methods=MappingProxyType(
         {
-            "branching": Method("headroom.solvers.gpu_selection:branching", "branch and bound whose tree is a certificate of optimality", "exact"),
-            "highs": Method("headroom.solvers.gpu_selection:highs", "the Pyomo model solved by HiGHS", "exact"),
-            "cpsat": Method("headroom.solvers.gpu_selection:cpsat", "CP-SAT: slices directly, continuous shares by Benders cuts", "exact"),
-            "single_type": Method("headroom.heuristics.gpu_selection:single_type", "the cheapest fleet of one type alone"),
-            "greedy": Method("headroom.heuristics.gpu_selection:greedy", "each item to its cheapest type per request, then consolidation"),
+            "branching": Method("headroom.solvers.gpu_selection:branching", "branch and bound whose tree is a certificate of optimality", "exact", seeded=False),
+            "highs": Method("headroom.solvers.gpu_selection:highs", "the Pyomo model solved by HiGHS", "exact", seeded=False),
+            "cpsat": Method("headroom.solvers.gpu_selection:cpsat", "CP-SAT: slices directly, continuous shares by Benders cuts", "exact", seeded=False),
+            "single_type": Method("headroom.heuristics.gpu_selection:single_type", "the cheapest fleet of one type alone", seeded=False),
+            "greedy": Method(
+                "headroom.heuristics.gpu_selection:greedy", "each item to its cheapest type per request, then consolidation", seeded=False
+            ),
             "online_first_fit": Method(
                 "headroom.heuristics.gpu_selection:OnlineFirstFit", "slices arrive in random order, rent only when nothing fits", "policy"
             ),
