@@ -203,7 +203,7 @@ def first_message(error: ValidationError) -> str:
         return f"{path} is missing{more}"
     if kind == "extra_forbidden":
         return f"{path} is an unknown field, got {got}{more}"
-    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ").replace("a valid tuple", "a list")
     return f"{path} must be {expected}, got {got}{more}"
 
 

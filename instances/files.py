@@ -60,7 +60,7 @@ def parse_json(text: str | bytes, source: str) -> Any:
         raise InputError(f"byte {error.start} is not UTF-8; expected a JSON text in UTF-8", source) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        ended = isinstance(text, str) and error.pos >= len(text.rstrip())
+        ended = error.msg.startswith("Unterminated string") or (isinstance(text, str) and error.pos >= len(text.rstrip()))
         reason = "the text ends too early (truncated file?)" if ended else error.msg
         raise InputError(f"not valid JSON at {where}: {reason}", source) from None
     except RecursionError:

@@ -95,9 +95,13 @@ GPU_SELECTION = Family(
     demo_preset="melange-4gpu-6x6",
     methods=MappingProxyType(
         {
-            "branching": Method("headroom.solvers.gpu_selection:branching", "branch and bound whose tree is a certificate of optimality", "exact", seeded=False),
+            "branching": Method(
+                "headroom.solvers.gpu_selection:branching", "branch and bound whose tree is a certificate of optimality", "exact", seeded=False
+            ),
             "highs": Method("headroom.solvers.gpu_selection:highs", "the Pyomo model solved by HiGHS", "exact", seeded=False),
-            "cpsat": Method("headroom.solvers.gpu_selection:cpsat", "CP-SAT: slices directly, continuous shares by Benders cuts", "exact", seeded=False),
+            "cpsat": Method(
+                "headroom.solvers.gpu_selection:cpsat", "CP-SAT: slices directly, continuous shares by Benders cuts", "exact", seeded=False
+            ),
             "single_type": Method("headroom.heuristics.gpu_selection:single_type", "the cheapest fleet of one type alone", seeded=False),
             "greedy": Method(
                 "headroom.heuristics.gpu_selection:greedy", "each item to its cheapest type per request, then consolidation", seeded=False
