@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError, floats
-from headroom.bounds.gpu_selection_lagrangian import Data, data_of, exact_dual_value, round_down
+from headroom.bounds.gpu_selection_boxes import Data, data_of
+from headroom.bounds.gpu_selection_lagrangian import exact_dual_value, round_down
 from headroom.bounds.gpu_selection_tree import recheck_tree
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import CERTIFICATE_SLACK
@@ -32,7 +33,7 @@ FloatArray = npt.NDArray[np.float64]
 def closed_form(instance: GpuSelection, params: SolveParams, progress: Progress) -> Bound:
     """Every item on its cheapest type, replicas divisible, caps ignored: sum_i min_g p_g r_i / (u q_gi), in rationals; +inf if an item has no type.
 
-    Never above the LP bound. O(G I).
+    In exact arithmetic never above the LP bound (which comes from HiGHS' prices and may miss digits). O(G I).
     """
     return Bound(_closed_form_value(instance), "closed_form", "closed_form")
 

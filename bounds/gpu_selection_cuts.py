@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.gpu_selection_lagrangian import Data
+from headroom.bounds.gpu_selection_boxes import Data
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -12,134 +12,55 @@ continuous or sliced (weak duality; Geoffrion 1974, doi 10.1007/BFb0120690). At 
 Further rows that every plan satisfies (`gpu_selection_cuts`) are relaxed in the same way. With p = 0 ("cost ignored") L > 0 proves that the
 box holds no plan at all (Farkas).
 
-Arithmetic: U = u (1 + CERTIFICATE_SLACK), so the bound holds for each plan `evaluate` accepts. `dual_value` rounds against us: each term has at
-most a dozen roundings and numpy sums pairwise, so the error is below (12 + log2 N) 2^-53 < 1e-14 of the sum of the terms' absolute values for
-any N that fits in memory; ten times that is subtracted. `exact_dual_value` uses rational numbers throughout.
+Arithmetic: U = u (1 + CERTIFICATE_SLACK), so the bound holds for each plan `evaluate` accepts. `dual_value` rounds against us: it subtracts
+`Data.rounding` times the sum of the absolute values of its terms, a multiple of what their roundings can add up to; a value that overflows
+counts as -inf. `exact_dual_value` uses rational numbers throughout.
 Complexity of one evaluation: O(S G I log G).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from headroom.formulations.gpu_selection import most_replicas
+from headroom.bounds.gpu_selection_boxes import Box, Data, active, propagate, root_box
 from headroom.formulations.tolerances import CERTIFICATE_SLACK
-from headroom.instances.gpu_selection import GpuSelection
 
 FloatArray = npt.NDArray[np.float64]
-ROUNDING: Final = 1e-13
-PROPAGATION_ROUNDS: Final = 2
-
-
-@dataclass(frozen=True)
-class Data:
-    """The instance as the bounds see it: items with load only; shares counted in slices (k = 1 and not integral when continuous)."""
-
-    instance: GpuSelection
-    items: npt.NDArray[np.int64]
-    slice_load: FloatArray
-    """Replicas of g kept busy by one slice of item i [G][I]; 0 where g cannot serve it."""
-    can_serve: npt.NDArray[np.bool_]
-    price: FloatArray
-    capacity: float
-    """Load that one replica may carry, CERTIFICATE_SLACK included."""
-    slices: float
-    integral: bool
-    slices_per_load: FloatArray
-    """How many slices of an item use up one unit of load [G][I], rounded up; a huge number where an item has next to no load."""
-    pool_gpus: FloatArray
-    pool_limit: FloatArray
-    loss: FloatArray
-    """Replicas missing in each situation [S][G]: situation 0 is the whole fleet, situation 1 + h has lost one replica of h."""
-
-    @property
-    def situations(self) -> int:
-        return len(self.loss)
-
-
-@dataclass(frozen=True)
-class Box:
-    """Bounds on counts [G] and on slice counts [S][G][I]. The arrays may be shared between boxes and are never written to."""
-
-    n_lo: FloatArray
-    n_hi: FloatArray
-    y_lo: FloatArray
-    y_hi: FloatArray
 
 
 @dataclass(frozen=True)
 class Priced:
-    """L of one box, and what each unit of each variable costs beyond it."""
+    """L of one box, and what each unit of each variable costs beyond it, with the error of that."""
 
     value: float
-    scale: float
-    """Sum of the absolute values of L's terms: the yardstick of its rounding errors."""
+    error: float
+    """What was subtracted from L for its rounding."""
     count_cost: FloatArray
     """e_g [G]."""
+    count_error: FloatArray
     slice_cost: FloatArray
     """Reduced cost of a slice [S][G][I]."""
-
-
-def data_of(instance: GpuSelection) -> Data:
-    """Collect what the bounds need."""
-    items = instance.loaded_items
-    can = instance.can_serve[:, items]
-    k = float(instance.slices or 1)
-    gpus = len(instance.gpus)
-    loss = np.vstack([np.zeros((1, gpus)), np.eye(gpus)]) if instance.spare_replicas else np.zeros((1, gpus))
-    slice_load = np.where(can, instance.load_replicas[:, items], 0.0) / k
-    return Data(
-        instance=instance,
-        items=items,
-        slice_load=slice_load,
-        slices_per_load=(1 + 1e-9) / np.maximum(slice_load, 1e-100),
-        can_serve=can,
-        price=instance.price_usd_per_h,
-        capacity=instance.max_utilisation * (1.0 + CERTIFICATE_SLACK),
-        slices=k,
-        integral=instance.slices is not None,
-        pool_gpus=instance.pool_gpus,
-        pool_limit=instance.pool_limit,
-        loss=loss,
-    )
-
-
-def root_box(data: Data) -> Box:
-    """All that any plan worth having can be. Counts are capped by `most_replicas`: more of a type than serves all alone is never cheaper."""
-    shape = (data.situations, *data.can_serve.shape)
-    return Box(
-        n_lo=data.instance.min_count.astype(np.float64),
-        n_hi=most_replicas(data.instance).astype(np.float64),
-        y_lo=np.zeros(shape),
-        y_hi=np.broadcast_to(np.where(data.can_serve, data.slices, 0.0), shape).copy(),
-    )
-
-
-def active(data: Data, box: Box) -> npt.NDArray[np.bool_]:
-    """Which situations the box is sure to face [S]: a replica of h can only be lost where there is one."""
-    mask = np.ones(data.situations, dtype=bool)
-    if data.situations > 1:
-        mask[1:] = box.n_lo >= 1
-    return mask
+    slice_error: FloatArray
 
 
 @dataclass(frozen=True)
 class CutTerms:
     """Rows gamma_n n + gamma_y y >= delta (whole fleet) that every plan satisfies, already weighted by multipliers >= 0 and summed.
 
-    `scale` is the sum of the absolute values that went into delta, for the rounding error.
+    The errors are bounds on the rounding of these sums.
     """
 
     count: FloatArray
+    count_error: FloatArray
     slices: FloatArray
+    slices_error: FloatArray
     right_side: float
-    scale: float
+    right_side_error: float
 
 
 def dual_value(data: Data, box: Box, w: FloatArray, pi: FloatArray, cost: bool = True, cuts: CutTerms | None = None) -> Priced:
@@ -147,45 +68,65 @@ def dual_value(data: Data, box: Box, w: FloatArray, pi: FloatArray, cost: bool =
 
     `cuts` enters as further relaxed rows: its right side is gained, its coefficients are credited to counts and slices.
     """
-    faced = active(data, box)
+    if (box.n_lo > box.n_hi).any() or not data.can_serve.any(axis=0).all():
+        return _nothing(data, math.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        priced = _dual_value(data, box, w, pi, cost, cuts)
+    if priced is None:
+        return _nothing(data, math.inf)
+    # Prices so large that something overflowed prove nothing.
+    return priced if math.isfinite(priced.value) and math.isfinite(priced.error) else _nothing(data, -math.inf)
+
+
+def _dual_value(data: Data, box: Box, w: FloatArray, pi: FloatArray, cost: bool, cuts: CutTerms | None) -> Priced | None:
+    faced = active(data, box.n_lo)
     if data.situations > 1:
         w = np.where(faced[:, None], w, 0.0)
     w, pi = np.maximum(w, 0.0), np.maximum(pi, 0.0)
-    if (box.n_lo > box.n_hi).any():
-        return _empty(data)
+    unit = data.rounding
     c = w[:, :, None] * data.slice_load
+    c_error = unit * c
     if cuts is not None:
         c[0] -= cuts.slices
-    filled = _fill_items(data, box, c, faced) if data.integral else _cheapest_types(data, c, faced)
+        c_error = unit * np.abs(c)
+        c_error[0] += cuts.slices_error + unit * np.abs(cuts.slices)
+    filled = _fill_items(data, box, c, c_error, faced) if data.integral else _cheapest_types(data, c, faced)
     if filled is None:
-        return _empty(data)
-    item_total, item_scale, slice_cost = filled
+        return None
+    item_total, item_scale, marginal, marginal_error = filled
     # Counts.
     capacity_price = data.capacity * w.sum(axis=0)
     pool_price = pi @ data.pool_gpus
     price = data.price if cost else np.zeros_like(data.price)
     e = price + pool_price - capacity_price
-    right_side, cut_scale = 0.0, 0.0
-    if cuts is not None:
-        e = e - cuts.count
-        right_side, cut_scale = cuts.right_side, cuts.scale + float((np.abs(cuts.count) * np.maximum(box.n_hi, 1.0)).sum())
-    n_at = np.where(e >= 0, box.n_lo, box.n_hi)
+    e_error = unit * (price + pool_price + capacity_price)
+    right_side = 0.0
     lost = data.capacity * float((w * data.loss).sum())
     limits = float(pi @ data.pool_limit)
-    scale = item_scale + cut_scale + float(((price + pool_price + capacity_price) * np.maximum(box.n_hi, 1.0)).sum()) + lost + limits
-    value = item_total + right_side + float((e * n_at).sum()) + lost - limits - ROUNDING * scale
-    return Priced(value, scale, e, slice_cost)
+    error = unit * (item_scale + lost + limits)
+    if cuts is not None:
+        e = e - cuts.count
+        e_error = e_error + cuts.count_error + unit * np.abs(cuts.count)
+        right_side = cuts.right_side
+        # Where cuts are subtracted a price may lose digits: at most this much an item, whichever type it goes to.
+        error += cuts.right_side_error + data.slices * float(c_error[0].max(axis=0, initial=0.0, where=np.abs(cuts.slices) > 0).sum())
+    n_at = np.where(e >= 0, box.n_lo, box.n_hi)
+    # A cost whose sign is in doubt is charged at the far end.
+    error += float((e_error * np.where(np.abs(e) <= e_error, box.n_hi, n_at)).sum()) + unit * float((np.abs(e) * n_at).sum())
+    value = item_total + right_side + float((e * n_at).sum()) + lost - limits - error
+    return Priced(value, error, e, e_error, c - marginal, c_error + marginal_error)
 
 
-def _cheapest_types(data: Data, c: FloatArray, faced: npt.NDArray[np.bool_]) -> tuple[float, float, FloatArray] | None:
+def _cheapest_types(data: Data, c: FloatArray, faced: npt.NDArray[np.bool_]) -> tuple[float, float, FloatArray, FloatArray]:
     """Cost of all items when shares are continuous, so that nothing but the counts is bounded: each goes where it is cheapest. O(S G I)."""
-    cheapest = np.where(data.can_serve, c, np.inf)[faced].min(axis=1)
-    total = float(cheapest.sum()) * data.slices
-    return (total, total, c) if math.isfinite(total) else None
+    total = float(np.where(data.can_serve, c, np.inf)[faced].min(axis=1).sum()) * data.slices
+    return total, abs(total), np.zeros(1), np.zeros(1)
 
 
-def _fill_items(data: Data, box: Box, c: FloatArray, faced: npt.NDArray[np.bool_]) -> tuple[float, float, FloatArray] | None:
-    """Cost of all items within the box, the sum of its absolute terms, and each slice's reduced cost: the cheapest types are filled first.
+def _fill_items(
+    data: Data, box: Box, c: FloatArray, c_error: FloatArray, faced: npt.NDArray[np.bool_]
+) -> tuple[float, float, FloatArray, FloatArray] | None:
+    """Cost of all items within the box, the sum of its absolute terms, and each item's marginal price with its error: cheapest types first.
 
     None when the box leaves an item no place. Situations not faced have no prices and cost nothing.
     """
@@ -200,20 +141,20 @@ def _fill_items(data: Data, box: Box, c: FloatArray, faced: npt.NDArray[np.bool_
     before = np.cumsum(room_sorted, axis=1) - room_sorted
     fill = np.minimum(np.maximum(rest[:, None, :] - before, 0.0), room_sorted)
     c_sorted = np.take_along_axis(c, order, axis=1)
-    placed = fill * c_sorted
-    fixed = box.y_lo * c
+    placed, fixed = fill * c_sorted, box.y_lo * c
     if data.situations > 1:
         placed, fixed = placed[faced], fixed[faced]
-    item_total = float(placed.sum()) + float(fixed.sum())
-    item_scale = float(np.abs(placed).sum()) + float(np.abs(fixed).sum())
+    total = float(placed.sum()) + float(fixed.sum())
+    scale = float(np.abs(placed).sum()) + float(np.abs(fixed).sum())
     # The marginal type's price is the best multiplier of the cover row; where nothing is left to place, the cheapest type with room is.
-    last = np.maximum(np.count_nonzero(fill > 0, axis=1) - 1, 0)
-    slice_cost = c - np.take_along_axis(c_sorted, last[:, None, :], axis=1)
-    return item_total, item_scale, slice_cost
+    last = np.maximum(np.count_nonzero(fill > 0, axis=1) - 1, 0)[:, None, :]
+    marginal_error = c_error.max(axis=1, initial=0.0, where=room > 0)[:, None, :]
+    return total, scale, np.take_along_axis(c_sorted, last, axis=1), marginal_error
 
 
-def _empty(data: Data) -> Priced:
-    return Priced(math.inf, 0.0, np.zeros(len(data.price)), np.zeros((data.situations, *data.can_serve.shape)))
+def _nothing(data: Data, value: float) -> Priced:
+    counts, slices = np.zeros(len(data.price)), np.zeros((data.situations, *data.can_serve.shape))
+    return Priced(value, 0.0, counts, counts, slices, slices)
 
 
 def tighten(data: Data, box: Box, priced: Priced, prune_at: float) -> Box | None:
@@ -225,48 +166,21 @@ def tighten(data: Data, box: Box, priced: Priced, prune_at: float) -> Box | None
     if priced.value >= prune_at:
         return None
     n_lo, n_hi, y_lo, y_hi = box.n_lo, box.n_hi, box.y_lo, box.y_hi
-    if math.isfinite(prune_at):
-        slack = prune_at - priced.value + ROUNDING * (priced.scale + abs(prune_at))
-        n_lo, n_hi = _fix(n_lo, n_hi, priced.count_cost, slack)
+    if math.isfinite(prune_at) and math.isfinite(priced.value):
+        slack = (prune_at - priced.value) * (1 + 1e-12)
+        n_lo, n_hi = _fix(n_lo, n_hi, priced.count_cost, priced.count_error, slack)
         if data.integral:
-            y_lo, y_hi = _fix(y_lo, y_hi, priced.slice_cost, slack)
+            y_lo, y_hi = _fix(y_lo, y_hi, priced.slice_cost, priced.slice_error, slack)
     return propagate(data, Box(n_lo, n_hi, y_lo, y_hi))
 
 
-def _fix(lo: FloatArray, hi: FloatArray, cost: FloatArray, slack: float) -> tuple[FloatArray, FloatArray]:
-    """Bounds outside which the reduced cost alone uses up the slack."""
+def _fix(lo: FloatArray, hi: FloatArray, cost: FloatArray, error: FloatArray, slack: float) -> tuple[FloatArray, FloatArray]:
+    """Bounds outside which the reduced cost alone, its error taken off, uses up the slack."""
+    sure = np.maximum(np.abs(cost) - error, 0.0)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        steps = np.floor(slack / np.abs(cost) * (1 + 1e-9) + 1e-9)
-    steps = np.where(np.isnan(steps), np.inf, steps)
+        steps = np.floor(slack / sure * (1 + 1e-9) + 1e-9)
+    steps = np.where(sure > 0, steps, np.inf)
     return np.where(cost < 0, np.maximum(lo, hi - steps), lo), np.where(cost > 0, np.minimum(hi, lo + steps), hi)
-
-
-def propagate(data: Data, box: Box) -> Box | None:
-    """Bounds that capacity, cover and pool rows imply; None when they leave nothing. Slice counts are touched only when they are integers."""
-    n_lo, n_hi, y_lo, y_hi = box.n_lo, box.n_hi, box.y_lo, box.y_hi
-    for _ in range(PROPAGATION_ROUNDS):
-        if data.integral:
-            # Unfaced situations take part too: what cover and capacity imply for them would hold if they were faced.
-            y_lo = np.maximum(y_lo, y_hi + (data.slices - y_hi.sum(axis=1, keepdims=True)))
-            y_hi = np.minimum(y_hi, y_lo + (data.slices - y_lo.sum(axis=1, keepdims=True)))
-            least = (data.slice_load * y_lo).sum(axis=2)
-            need = np.where(least > 0, least / data.capacity * (1 - 1e-12) + data.loss, 0.0)
-            if data.situations > 1:
-                need = need * active(data, Box(n_lo, n_hi, y_lo, y_hi))[:, None]
-            n_lo = np.maximum(n_lo, np.ceil(need.max(axis=0) - 1e-9))
-            spare = data.capacity * np.maximum(n_hi - data.loss, 0.0) * (1 + 1e-12) - least * (1 - 1e-12)
-            y_hi = np.minimum(y_hi, y_lo + np.floor(spare[:, :, None] * data.slices_per_load + 1e-9))
-        for gpus, limit in zip(data.pool_gpus, data.pool_limit, strict=True):
-            drawing = gpus > 0
-            left = limit - float((gpus * n_lo).sum())
-            n_hi = np.where(drawing, np.minimum(n_hi, np.floor(n_lo + left / np.where(drawing, gpus, 1.0) + 1e-9)), n_hi)
-        if (n_lo > n_hi).any():
-            return None
-        if data.integral and (y_lo > y_hi).any():
-            if data.situations == 1 or (y_lo > y_hi)[active(data, Box(n_lo, n_hi, y_lo, y_hi))].any():
-                return None
-            return box  # only a situation that need not be faced is impossible: nothing to conclude in bounds on y
-    return replace(box, n_lo=n_lo, n_hi=n_hi, y_lo=y_lo, y_hi=y_hi)
 
 
 def exact_dual_value(data: Data, w: FloatArray, pi: FloatArray, cost: bool = True) -> Fraction:
@@ -274,7 +188,7 @@ def exact_dual_value(data: Data, w: FloatArray, pi: FloatArray, cost: bool = Tru
     instance = data.instance
     k_gpus = range(len(instance.gpus))
     box = root_box(data)
-    faced = active(data, box)
+    faced = active(data, box.n_lo)
     prices = [[Fraction(float(max(w[s, g], 0.0))) if faced[s] else Fraction(0) for g in k_gpus] for s in range(data.situations)]
     pool = [Fraction(float(max(item, 0.0))) for item in pi]
     slack = 1 + Fraction(CERTIFICATE_SLACK)
@@ -300,5 +214,8 @@ def exact_dual_value(data: Data, w: FloatArray, pi: FloatArray, cost: bool = Tru
 
 def round_down(value: Fraction) -> float:
     """The largest double that is at most `value`."""
-    nearest = float(value)
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return math.nextafter(math.inf, 0.0) if value > 0 else -math.inf
     return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)

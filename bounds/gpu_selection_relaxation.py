@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from headroom.bounds.gpu_selection_boxes import Box, Data, active, data_of, root_box
 from headroom.bounds.gpu_selection_cuts import Cut
-from headroom.bounds.gpu_selection_lagrangian import Box, Data, active, data_of, exact_dual_value, root_box
+from headroom.bounds.gpu_selection_lagrangian import exact_dual_value
 from headroom.formulations.progress import Progress
 from headroom.instances.gpu_selection import GpuSelection
 
@@ -71,7 +72,7 @@ class Relaxation:
 
     def _rows_for(self, box: Box) -> tuple[FloatArray, FloatArray]:
         """Row bounds: a situation that the box need not face asks for no cover and misses no replica."""
-        faced = active(self.data, box)
+        faced = active(self.data, box.n_lo)
         row_lower, row_upper = self._row_lower.copy(), self._row_upper.copy()
         row_lower[self._cover] = np.repeat(np.where(faced, self.data.slices, 0.0), len(self.data.items))
         row_upper[self._capacity] = np.where(faced[:, None], -self.data.instance.max_utilisation * self.data.loss, 0.0).ravel()

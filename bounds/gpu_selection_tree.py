@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError, floats, integers
+from headroom.bounds.gpu_selection_boxes import Box, Data, data_of, propagate, root_box
 from headroom.bounds.gpu_selection_cuts import Cut, rounding_cut
-from headroom.bounds.gpu_selection_lagrangian import Box, CutTerms, Data, data_of, dual_value, propagate, root_box, tighten
+from headroom.bounds.gpu_selection_lagrangian import CutTerms, dual_value, tighten
 from headroom.instances.gpu_selection import GpuSelection
 
 FloatArray = npt.NDArray[np.float64]
@@ -71,15 +72,18 @@ class CutPool:
         if not len(used):
             return None
         gpus, items = self.data.can_serve.shape
-        count, slices = np.zeros(gpus), np.zeros((gpus, items))
-        right_side = scale = 0.0
+        count, slices, size = np.zeros(gpus), np.zeros((gpus, items)), np.zeros((gpus, items))
+        right_side = right_size = 0.0
         for index in used:
             cut, weight = self.cuts[index], float(mu[index])
             count[cut.gpu] += weight
             slices[cut.gpu] += weight * cut.slice_coefficient
+            size[cut.gpu] += weight * np.abs(cut.slice_coefficient)
             right_side += weight * cut.right_side
-            scale += weight * (abs(cut.right_side) + 2 * self.data.slices * float(np.abs(cut.slice_coefficient).sum()))
-        return CutTerms(count, slices, right_side, scale)
+            right_size += weight * abs(cut.right_side)
+        # Sequential sums: each addition may lose one rounding of the sum of absolute values so far.
+        unit = 2.0**-51 * (4 + len(used))
+        return CutTerms(count, unit * count, slices, unit * size, right_side, unit * right_size)
 
 
 def node_box(data: Data, box: Box | None, node: Node, pool: CutPool, prune_at: float) -> tuple[Box | None, float]:

@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     import pyomo.environ as pyo
 
 FloatArray = npt.NDArray[np.float64]
-Count = Annotated[int, Field(ge=0, le=10**12)]
+MOST_REPLICAS = 10**12
+"""No plan may hold more replicas of a type."""
+Count = Annotated[int, Field(ge=0, le=MOST_REPLICAS)]
 
 
 def _share_array(value: object) -> FloatArray:
@@ -172,11 +174,15 @@ def _check_shares(instance: GpuSelection, n: npt.NDArray[np.int64], share: Float
 
 
 def most_replicas(instance: GpuSelection) -> npt.NDArray[np.int64]:
-    """A number of replicas of each type [G] that no optimal plan needs to exceed: enough to serve everything alone, and one to lose."""
+    """A number of replicas of each type [G] that no optimal plan needs to exceed: enough to serve everything alone, and one to lose.
+
+    At most MOST_REPLICAS: more cannot be written down in a plan.
+    """
     load = np.where(instance.can_serve, instance.load_replicas, 0.0).sum(axis=1) / instance.max_utilisation
     # A slack of 1e-6 replicas keeps a load that rounding put just under an integer on the safe side.
     enough = np.ceil(load * (1 + 1e-9) + 1e-6) + instance.spare_replicas
-    most: npt.NDArray[np.int64] = np.minimum(np.maximum(enough, instance.min_count), instance.max_count).astype(np.int64)
+    enough = np.minimum(np.maximum(enough, instance.min_count), instance.max_count)
+    most: npt.NDArray[np.int64] = np.minimum(enough, MOST_REPLICAS).astype(np.int64)
     return most
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.gpu_selection_lagrangian import Data, data_of
+from headroom.bounds.gpu_selection_boxes import Data, data_of
 from headroom.formulations.gpu_selection import GpuSelectionPlan, plan_from_arrays
 from headroom.heuristics.gpu_selection_consolidate import consolidate, counts_for, fits
 from headroom.instances.gpu_selection import GpuSelection

@@ -12,7 +12,8 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.gpu_selection_lagrangian import Data
+from headroom.bounds.gpu_selection_boxes import Data
+from headroom.formulations.gpu_selection import MOST_REPLICAS
 
 FloatArray = npt.NDArray[np.float64]
 MOST_ROUNDS = 200
@@ -34,7 +35,7 @@ def counts_for(data: Data, y: FloatArray) -> FloatArray:
 
 def fits(data: Data, n: FloatArray) -> bool:
     """Whether counts respect caps and pools."""
-    return bool((n <= data.instance.max_count).all() and (data.pool_gpus @ n <= data.pool_limit).all())
+    return bool((n <= np.minimum(data.instance.max_count, MOST_REPLICAS)).all() and (data.pool_gpus @ n <= data.pool_limit).all())
 
 
 def consolidate(data: Data, y: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,10 @@ from headroom.bounds.gpu_selection import closed_form, lp
 from headroom.formulations.gpu_selection import GpuSelectionPlan, build_model, counts, evaluate, plan_from_arrays
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import Bound, Outcome, Plan, SolveParams
+from headroom.heuristics.gpu_selection import greedy, single_type
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.gpu_selection_branching import Search
-from headroom.solvers.gpu_selection_sensitivity import infeasibility, sensitivity
+from headroom.solvers.gpu_selection_sensitivity import infeasibility, model_seconds, sensitivity
 from headroom.solvers.gpu_selection_shares import shares_for
 from headroom.solvers.highs import solve_mip
 from headroom.solvers.standard_form import StandardForm, standard_form
@@ -35,7 +37,7 @@ def auto(instance: GpuSelection) -> str:
 
 def branching(instance: GpuSelection, params: SolveParams, progress: Progress) -> Outcome:
     """Optimal within OPTIMALITY_GAP given time, with a tree that proves it. Anytime."""
-    bounds = _root_bounds(instance, params, progress)
+    bounds = _start(instance, params, progress)
     if any(bound.value == math.inf for bound in bounds):
         return _infeasible(instance, params, progress, bounds, None)
     search = Search(instance, params, progress)
@@ -54,27 +56,34 @@ def branching(instance: GpuSelection, params: SolveParams, progress: Progress) -
 
 
 def highs(instance: GpuSelection, params: SolveParams, progress: Progress) -> Outcome:
-    """The Pyomo model solved by HiGHS; the LP certificate stands beside HiGHS' own bound."""
-    bounds = _root_bounds(instance, params, progress)
+    """The Pyomo model solved by HiGHS; the LP certificate stands beside HiGHS' own bound.
+
+    Prices are scaled to at most 1 for HiGHS, whose tolerances are absolute.
+    """
+    bounds = _start(instance, params, progress)
     if any(bound.value == math.inf for bound in bounds):
         return _infeasible(instance, params, progress, bounds, None)
-    model = build_model(instance)
-    form = standard_form(model)
+    if model_seconds(instance) > progress.remaining_s:
+        return Outcome(plan=progress.plan, bounds=bounds, stop="time_limit", notes=("no time to build the Pyomo model",))
+    form = standard_form(build_model(instance))
+    scale = float(np.abs(form.cost).max(initial=0.0)) or 1.0
+    form = replace(form, cost=form.cost / scale)
+    refused: list[GpuSelectionPlan] = []
 
     def offer(x: FloatArray) -> None:
         plan = _plan_from_columns(instance, form, x)
-        if plan is not None:
-            progress.offer(plan)
+        if plan is not None and not progress.offer(plan):
+            refused.append(plan)
 
     start = None if progress.plan is None else _columns_from_plan(instance, form, progress.plan)
-    answer = solve_mip(form, params, progress, offer, start)
+    answer = solve_mip(form, params, progress, offer, start, scale=scale)
     if answer.x is not None:
         offer(answer.x)
-    bounds = (*bounds, Bound(answer.bound, "highs", "solver")) if answer.bound > -math.inf else bounds
-    if answer.status == "infeasible":
+    bounds = (*bounds, Bound(answer.bound * scale, "highs", "solver")) if answer.bound > -math.inf else bounds
+    if answer.status == "infeasible" and progress.plan is None:
         return _infeasible(instance, params, progress, bounds, answer.solver)
     return Outcome(
-        plan=progress.plan,
+        plan=progress.plan or (refused[-1] if refused else None),  # `run` refuses aloud what `evaluate` did not accept
         bounds=bounds,
         stop=answer.stop,
         solver=answer.solver,
@@ -86,7 +95,7 @@ def cpsat(instance: GpuSelection, params: SolveParams, progress: Progress) -> Ou
     """CP-SAT on integers; every coefficient is rounded so that the integer model is a relaxation, and the loss is reported."""
     from headroom.solvers.gpu_selection_cpsat import solve
 
-    bounds = _root_bounds(instance, params, progress)
+    bounds = _start(instance, params, progress)
     if any(bound.value == math.inf for bound in bounds):
         return _infeasible(instance, params, progress, bounds, None)
     answer = solve(instance, params, progress)
@@ -113,7 +122,12 @@ def _evenly_loaded(instance: GpuSelection, progress: Progress) -> Plan | None:
     return even if even is not None and evaluate(instance, even).feasible else plan
 
 
-def _root_bounds(instance: GpuSelection, params: SolveParams, progress: Progress) -> tuple[Bound, ...]:
+def _start(instance: GpuSelection, params: SolveParams, progress: Progress) -> tuple[Bound, ...]:
+    """What every exact method begins with: the baselines' plans, so that a short limit has one and nobody a head start, and root bounds."""
+    for heuristic in (greedy, single_type):
+        plan = heuristic(instance, np.random.default_rng(0)) if progress.should_stop() is None else None
+        if plan is not None:
+            progress.offer(plan)
     bounds = (closed_form(instance, params, progress), lp(instance, params, progress))
     for bound in bounds:
         if math.isfinite(bound.value):

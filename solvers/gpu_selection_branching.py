@@ -20,20 +20,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from headroom.bounds.gpu_selection_boxes import Box, Data, active, data_of, propagate, root_box
 from headroom.bounds.gpu_selection_cuts import rounding_cut
-from headroom.bounds.gpu_selection_lagrangian import Box, Data, active, data_of, propagate, root_box
 from headroom.bounds.gpu_selection_relaxation import Relaxation, Relaxed
 from headroom.bounds.gpu_selection_tree import ON_COUNT, ON_SLICES, REFINE, CutPool, Node, Split, halves, node_box, to_certificate
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import INTEGRALITY, OPTIMALITY_GAP
 from headroom.formulations.types import Bound, SolveParams, Stop
-from headroom.heuristics.gpu_selection import greedy, plan_of, single_type
+from headroom.heuristics.gpu_selection import plan_of
 from headroom.heuristics.gpu_selection_consolidate import consolidate, counts_for, fits
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.gpu_selection_shares import plan_with_spares
 
 MOST_CUTS = 300
 MOST_CUT_ROUNDS = 10
+TRACE = 1e-13
 LONGEST_DIVE = 200
 SPRINT_NODES = 50
 """Nodes of a first round without cuts or target, which settles easy instances before either pays."""
@@ -95,7 +96,6 @@ class Search:
 
     def run(self) -> Proof:
         """Search, in rounds, until a tree is closed at the incumbent or `progress` says stop."""
-        self._start_plans()
         proof = self._round(1.0, SPRINT_NODES)
         self.cutting = True
         for part in TARGETS:
@@ -144,13 +144,6 @@ class Search:
         floor = min(best_open, following.bound if following else math.inf, self.closed_at, self.prune_at)
         if math.isfinite(floor):
             self.progress.raise_bound(floor)
-
-    def _start_plans(self) -> None:
-        for heuristic in (greedy, single_type):
-            if self.progress.should_stop() is None:
-                plan = heuristic(self.instance, np.random.default_rng(0))
-                if plan is not None:
-                    self.progress.offer(plan)
 
     def _dive(self) -> None:
         """One dive for a plan: fix the count (then the slice count) nearest to an integer, re-solve, until nothing is fractional or left to gain."""
@@ -235,7 +228,7 @@ class Search:
 
     def _cut_off(self, box: Box, relaxed: Relaxed) -> bool:
         """Whether tightening cut off the LP solution: then the relaxation has more to say before branching."""
-        faced = active(self.data, box)
+        faced = active(self.data, box.n_lo)
         n, y = relaxed.n, relaxed.y[faced]
         n_off = np.abs(n - np.clip(n, box.n_lo, box.n_hi)).max()
         y_off = np.abs(y - np.clip(y, box.y_lo[faced], box.y_hi[faced])).max(initial=0.0)
@@ -280,7 +273,9 @@ class Search:
             if undecided.any():
                 return ON_COUNT, 0, int(np.argmax(np.where(undecided, n * data.price + 1e-12 * (n > 0), -1.0))), 0, 0
         fraction = np.abs(n - np.round(n))
-        score = np.where(free & (fraction > INTEGRALITY), fraction * (data.price + 1e-9), 0.0)
+        # A trace of a replica is not noise: it may be all that a small item needs.
+        undecided = (fraction > INTEGRALITY) | ((n > TRACE) & (box.n_lo < 1) & (n < INTEGRALITY))
+        score = np.where(free & undecided, np.maximum(fraction, INTEGRALITY) * (data.price + 1e-9), 0.0)
         if score.max(initial=0.0) > 0:
             g = int(np.argmax(score))
             return ON_COUNT, 0, g, 0, math.floor(n[g])
@@ -292,7 +287,13 @@ class Search:
             if weight.max(initial=0.0) > 0:
                 s, g, i = (int(x) for x in np.unravel_index(int(np.argmax(weight)), weight.shape))
                 return ON_SLICES, s, g, i, math.floor(y[s, g, i])
-        return None
+        return self._split_on_missing(box, relaxed)
+
+    def _split_on_missing(self, box: Box, relaxed: Relaxed) -> Split | None:
+        """A type that serves something although the LP, within its tolerance, rents none of it: one replica or no share."""
+        serving = (relaxed.y[active(self.data, box.n_lo)] > INTEGRALITY).any(axis=(0, 2))
+        missing = serving & (relaxed.n < 0.5) & (box.n_lo < 1) & (box.n_hi >= 1)
+        return (ON_COUNT, 0, int(np.argmax(missing)), 0, 0) if missing.any() else None
 
     def _halve_widest(self, box: Box) -> Split | None:
         """A split for a node whose LP gave no solution (infeasible without a usable ray, or failed)."""
@@ -300,7 +301,7 @@ class Search:
         if width.max(initial=0.0) >= 1:
             g = int(np.argmax(width))
             return ON_COUNT, 0, g, 0, math.floor((box.n_lo[g] + box.n_hi[g]) / 2)
-        wide = (box.y_hi - box.y_lo) * active(self.data, box)[:, None, None]
+        wide = (box.y_hi - box.y_lo) * active(self.data, box.n_lo)[:, None, None]
         if self.data.integral and wide.max(initial=0.0) >= 1:
             s, g, i = (int(x) for x in np.unravel_index(int(np.argmax(wide * self.data.slice_load)), wide.shape))
             return ON_SLICES, s, g, i, math.floor((box.y_lo[s, g, i] + box.y_hi[s, g, i]) / 2)
@@ -317,7 +318,7 @@ class Search:
             candidates = [(y, counts_for(data, y))]
         else:
             y = relaxed.y[0]
-            candidates = [(y, np.ceil(relaxed.n - INTEGRALITY))]
+            candidates = [(y, round_up(relaxed.n))]
         if closely:
             candidates.append(consolidate(data, y))
         for slices, n in candidates:
@@ -326,7 +327,7 @@ class Search:
 
     def _try_rounding_with_spares(self, relaxed: Relaxed) -> None:
         data = self.data
-        n = np.ceil(relaxed.n - INTEGRALITY)
+        n = round_up(relaxed.n)
         if not fits(data, n) or float(data.price @ n) >= self.progress.objective:
             return
         y = np.array([round_slices(data, table) for table in relaxed.y]) if data.integral else relaxed.y
@@ -334,6 +335,12 @@ class Search:
         if len(lost) and (y[1 + lost].sum(axis=1) < data.slices - 1e-6).any():
             return  # a situation that the LP did not face yet
         self.progress.offer(plan_with_spares(data, y, n))
+
+
+def round_up(n: FloatArray) -> FloatArray:
+    """Counts rounded up, an LP's noise forgiven, but a trace of a replica never rounded away."""
+    up: FloatArray = np.ceil(n - np.where(n < 0.5, TRACE, INTEGRALITY))
+    return up
 
 
 def round_slices(data: Data, y: FloatArray) -> FloatArray:

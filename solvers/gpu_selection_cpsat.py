@@ -1,7 +1,7 @@
 """GPU selection by CP-SAT, which knows integers only.
 
 Sliced instances are stated directly: loads are scaled by a power of two and rounded down, capacities and prices rounded so that every plan of
-the instance is a solution of the integer model (a relaxation: its bound is valid). The loss this brings is below 2^-40 of a row and reported.
+the instance is a solution of the integer model (a relaxation: its bound is valid). The loss this brings is reported.
 If the rounding lets an overload through, the model is solved again with loads rounded up, for a plan that is feasible for certain.
 
 Continuous shares are projected out (Benders 1962, doi 10.1007/BF01386316): CP-SAT chooses counts, one LP finds out whether shares exist for
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.gpu_selection_lagrangian import Data, data_of
+from headroom.bounds.gpu_selection_boxes import Data, data_of
 from headroom.bounds.gpu_selection_relaxation import Relaxation
 from headroom.formulations.gpu_selection import counts, evaluate, most_replicas, plan_from_arrays
 from headroom.formulations.progress import Progress
@@ -74,7 +74,7 @@ class _Counts:
             for g in gpus:
                 self.model.add(self.n[g] <= int(max(self.most[g], 1)) * self.has[g])
                 self.model.add(self.n[g] >= self.has[g])
-        self.cost_scale = min(scale_for(float(instance.price_usd_per_h @ np.maximum(self.most, 1))), 2.0**30)
+        self.cost_scale = scale_for(float(instance.price_usd_per_h @ np.maximum(self.most, 1)))
         price = scale_down(instance.price_usd_per_h, self.cost_scale)
         self.model.minimize(sum(int(price[g]) * self.n[g] for g in gpus))
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.gpu_selection_lagrangian import Data, data_of, dual_value, root_box
+from headroom.bounds.gpu_selection_boxes import Data, data_of, root_box
+from headroom.bounds.gpu_selection_lagrangian import dual_value
 from headroom.bounds.gpu_selection_relaxation import Relaxation
 from headroom.formulations.gpu_selection import build_model
 from headroom.formulations.progress import Progress
@@ -40,7 +41,8 @@ def sensitivity(instance: GpuSelection) -> list[dict[str, Any]]:
         floor = max(instance.price_usd_per_h[g], 1e-12) * 1e-6
         if gpu.max_count is not None and e[g] < -floor and relaxed.n[g] >= gpu.max_count - 1e-6:
             records.append(_record("max_count", gpu.name, -e[g], "USD/h per replica", "saved by one more replica of this type being allowed"))
-        if gpu.min_count and e[g] > floor and relaxed.n[g] <= gpu.min_count + 1e-6:
+        # With spare replicas a floor also decides which losses must be survived: no single price tells what it costs.
+        if gpu.min_count and not instance.spare_replicas and e[g] > floor and relaxed.n[g] <= gpu.min_count + 1e-6:
             records.append(_record("min_count", gpu.name, e[g], "USD/h per replica", "saved by one replica fewer being required"))
     for j, pool in enumerate(instance.pools):
         if relaxed.pi[j] > 1e-9:
@@ -61,7 +63,7 @@ def _item_prices(data: Data, w: FloatArray) -> list[dict[str, Any]]:
         name = instance.work[data.items[j]].name
         records.append(_record("rate", name, unit_cost[j] / rate[j], "USD/h per request/s", "cost of one more request/s of this item"))
     asked = w.sum(axis=0)
-    for g, j in np.argwhere(~data.can_serve):
+    for g, j in np.argwhere(~data.can_serve) if data.situations == 1 else ():
         if asked[g] > 0 and unit_cost[j] > 0:
             index = f"{instance.gpus[g].name}, {instance.work[data.items[j]].name}"
             worth = asked[g] * rate[j] / unit_cost[j]
@@ -72,6 +74,12 @@ def _item_prices(data: Data, w: FloatArray) -> list[dict[str, Any]]:
 
 def _record(constraint: str, index: str, price: float, unit: str, meaning: str) -> dict[str, Any]:
     return {"constraint": constraint, "index": index, "shadow_price": float(price), "unit": unit, "meaning": meaning}
+
+
+def model_seconds(instance: GpuSelection) -> float:
+    """About how long building and compiling the Pyomo model takes, which nothing can interrupt: 60 microseconds a column, measured."""
+    columns = int(instance.can_serve[:, instance.loaded_items].sum()) * (1 + len(instance.gpus) * instance.spare_replicas)
+    return 60e-6 * columns
 
 
 def infeasibility(instance: GpuSelection, params: SolveParams, progress: Progress) -> dict[str, Any]:
@@ -85,18 +93,24 @@ def infeasibility(instance: GpuSelection, params: SolveParams, progress: Progres
         rates = {item.name: item.rate_per_s for item in instance.work}
         messages = [f"work {name!r} ({rates[name]:g} requests/s) has no GPU type that can serve it within the limits" for name in unserved]
         return {"messages": messages, "unserved": unserved, "shed_rate_per_s": {name: rates[name] for name in unserved}, "missing_replicas": None}
-    limits = replace(params, time_limit_s=min(DIAGNOSIS_S, max(progress.remaining_s, 1.0)), gap_limit=1e-4, start=None)
+    budget_s = min(DIAGNOSIS_S, progress.remaining_s)
+    if budget_s < 0.1 + 2.5 * model_seconds(instance):
+        messages = ["no plan exists; no time was left to find out what is missing"]
+        return {"messages": messages, "unserved": [], "shed_rate_per_s": None, "missing_replicas": None}
+    limits = replace(params, time_limit_s=budget_s / 2.5, gap_limit=1e-4, start=None)
     shed, missing = _least_shed(instance, limits), _least_missing(instance, limits)
     messages = []
     if shed:
         total = sum(shed.values())
         parts = ", ".join(f"{rate:.6g} of {name!r}" for name, rate in sorted(shed.items(), key=lambda item: -item[1])[:5])
         messages.append(f"all caps and pools used, {total:.6g} requests/s must be shed: {parts}{', …' if len(shed) > 5 else ''}")
-    if missing is not None:
-        replicas = {name: n for name, n in missing.items() if name in {gpu.name for gpu in instance.gpus}}
-        gpus = {name: n for name, n in missing.items() if name not in replicas}
-        messages += [f"or: {n} more replicas of {name!r} than max_count allows" for name, n in replicas.items()]
-        messages += [f"or: {n} more GPUs in {name} than it holds" for name, n in gpus.items()]
+    if missing:
+        types = {gpu.name for gpu in instance.gpus}
+        wanted = [
+            f"{n} more replicas of {name!r} than max_count allows" if name in types else f"{n} more GPUs in {name} than it holds"
+            for name, n in missing.items()
+        ]
+        messages.append(f"or what is missing for all of it: {' and '.join(wanted)}")
     messages += _impossible_floors(instance)
     return {"messages": messages or ["no plan exists"], "unserved": [], "shed_rate_per_s": shed, "missing_replicas": missing}
 
@@ -130,7 +144,7 @@ def _least_shed(instance: GpuSelection, limits: SolveParams) -> dict[str, float]
     for (g, i, _), value in values.items():
         if g == last:
             shed[instance.work[i].name] = max(shed[instance.work[i].name], float(rate[i]) * value * scale)
-    return {name: amount for name, amount in shed.items() if amount > 1e-9}
+    return {name: amount for name, amount in shed.items() if amount > 1e-9 * max(float(instance.rate_per_s.max()), 1e-300)}
 
 
 def _with_shedding(instance: GpuSelection) -> GpuSelection:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from headroom.bounds.gpu_selection_lagrangian import Box, Data, data_of, root_box
+from headroom.bounds.gpu_selection_boxes import Box, Data, data_of, root_box
 from headroom.formulations.gpu_selection import GpuSelectionPlan, plan_from_arrays
 from headroom.instances.gpu_selection import GpuSelection
 

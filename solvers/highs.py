@@ -6,7 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,11 +44,13 @@ def solve_mip(
     on_incumbent: Callable[[FloatArray], None] | None = None,
     start: FloatArray | None = None,
     options: dict[str, Any] | None = None,
+    scale: float = 1.0,
 ) -> MipAnswer:
     """Solve to OPTIMALITY_GAP (or the caller's gap limit).
 
     `on_incumbent` gets the column values of each improving solution in the caller's thread; `start` is a full or partial (NaN: unknown)
-    solution to begin with. Every status HiGHS returns is mapped; one that is not known counts as failed.
+    solution to begin with; `scale` turns the form's objective into that of `progress`. Every status HiGHS returns is mapped; one that is not
+    known counts as failed.
     """
     import highspy
 
@@ -80,12 +82,14 @@ def solve_mip(
             if on_incumbent is not None:
                 on_incumbent(x)
         if math.isfinite(live["bound"]):
-            progress.raise_bound(live["bound"])
+            progress.raise_bound(live["bound"] * scale)
 
     done, stop = Worker(solver.run, stopping.set, drain).run(progress)
     if done is None:
         return MipAnswer("stopped", stop, math.inf, live["bound"], None, 0, _name())
-    return _answer(solver, form, stop, live["bound"])
+    answer = _answer(solver, form, stop, live["bound"])
+    gap = abs(answer.objective - answer.bound) / max(abs(answer.objective), 1e-12) if math.isfinite(answer.objective) else 0.0
+    return replace(answer, stop="gap_limit") if answer.status == "optimal" and gap > OPTIMALITY_GAP else answer
 
 
 def _load(form: StandardForm, params: SolveParams, progress: Progress, options: dict[str, Any]) -> Any:

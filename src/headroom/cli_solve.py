@@ -65,7 +65,7 @@ def solve_command(
     gap: Annotated[float | None, typer.Option("--gap", metavar="G", help="Stop at this relative gap (0.01: 1%).", show_default=False)] = None,
     threads: ThreadsOption = 1,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of methods that draw at random.")] = 0,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="Same seed, same plan, whatever the machine's speed.")] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="One thread, so that the same seed gives the same search.")] = False,
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Report what a little more of each limit is worth.")] = False,
     spare: SpareOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the plan: .json or .npz.", show_default=False)] = None,

@@ -1,6 +1,7 @@
 """Plan documents (`headroom/plan/1`): a result as JSON or .npz, and back, with every field checked on the way in.
 
-A document made elsewhere may be as short as `{"schema": "headroom/plan/1", "family": …, "plan": {…}}`.
+A document made elsewhere may be as short as `{"schema": "headroom/plan/1", "family": …, "plan": {…}}`. Infinities are null in documents,
+whether they stand in a file or in a dict.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headroom.formulations.types import Bound, Plan, SolveParams
+from headroom.formulations.types import Bound, Plan, SolveParams, Violation
 from headroom.instances.base import Instance
 from headroom.instances.errors import InputError, shown
 from headroom.instances.files import read_json, read_npz, to_json, write_npz, write_text
@@ -31,19 +32,28 @@ ARRAY = "$array"
 
 @dataclass(frozen=True)
 class PlanDocument:
-    """A plan document that was read: what it claims, in types; nothing in it has been believed yet."""
+    """A plan document that was read: what it claims, in types; nothing in it has been believed yet.
+
+    `evaluation` and `result` hold the fields that are present, so that one that is missing differs from one that is null.
+    """
 
     family: str
     plan: Plan | None
     instance_name: str | None = None
     instance_sha256: str | None = None
-    objective: float | None = None
-    parts: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """objective: float or None, parts: {name: float or None}, violations: tuple of `Violation`."""
     result: Mapping[str, Any] = field(default_factory=dict)
     bounds: tuple[Bound, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
     source: str = "plan"
+
+    @property
+    def objective(self) -> float | None:
+        """The objective that the evaluation records."""
+        value: float | None = self.evaluation.get("objective")
+        return value
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------------
@@ -81,7 +91,17 @@ def result_document(result: Result, instance: Instance | None = None, options: M
         },
     }
     details = dict(result.details) | ({"notes": list(result.notes)} if result.notes else {})
-    return document | ({"details": details} if details else {})
+    written: dict[str, Any] = _infinities_as_null(document | ({"details": details} if details else {}))
+    return written
+
+
+def _infinities_as_null(value: Any) -> Any:
+    """A copy with every infinite number replaced by None; arrays stay arrays."""
+    if isinstance(value, Mapping):
+        return {key: _infinities_as_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_infinities_as_null(item) for item in value]
+    return None if isinstance(value, (float, np.floating)) and np.isinf(value) else value
 
 
 def parameters_of(params: SolveParams) -> dict[str, Any]:
@@ -152,11 +172,46 @@ def _join(value: Any, arrays: Mapping[str, npt.NDArray[Any]], source: str) -> An
 
 
 def read_document(content: Any, source: str = "plan") -> PlanDocument:
-    """Check a plan document that was parsed already. Raises `InputError`."""
+    """Check a plan document that was parsed already, or built in Python. Raises `InputError`."""
     try:
-        return _read(content, source)
+        return _read(_plain(content, ""), source)
     except InputError as error:
         raise error.within(source) from None
+    except RecursionError:
+        raise InputError("nested too deeply; expected a headroom document", source) from None
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy in JSON's types (arrays stay arrays). Raises `InputError` for NaN, infinities, integers beyond a double and what JSON cannot hold."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    name = where or "the document"
+    if isinstance(value, (int, float)):
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:
+            raise InputError(f"{name} must be a finite number or null, got an integer of {value.bit_length()} bits") from None  # type: ignore[union-attr]
+        if not finite:
+            raise InputError(f"{name} must be a finite number or null, got {value}")
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise InputError(f"{name} must have strings as keys, got one of type {type(key).__name__}")
+        return {key: _plain(item, f"{where}.{key}" if where else key) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        kinds = {type(item) for item in items}
+        if bool in kinds and kinds & {int, float}:
+            raise InputError(f"{name} must hold numbers or booleans, got a mixture")
+        return items
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise InputError(f"{name} must be an array of finite numbers, got {value[~np.isfinite(value)][0]}")
+        return value
+    raise InputError(f"{name} must be of a JSON type, got {type(value).__name__}")
 
 
 def _read(content: Any, source: str) -> PlanDocument:
@@ -171,15 +226,12 @@ def _read(content: Any, source: str) -> PlanDocument:
     if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(f"family must be one of {', '.join(FAMILIES)}, got {shown(family)}")
     instance = _object(content, "instance")
-    evaluation = _object(content, "evaluation")
-    parts = _object(evaluation, "parts", "evaluation.parts")
     return PlanDocument(
         family=family,
         plan=plan_from_document(FAMILIES[family], content),
         instance_name=_text(instance, "name", "instance.name"),
         instance_sha256=_text(instance, "sha256", "instance.sha256"),
-        objective=_number(evaluation, "objective", "evaluation.objective"),
-        parts={name: value for name in parts if (value := _number(parts, name, f"evaluation.parts.{name}")) is not None},
+        evaluation=_read_evaluation(_object(content, "evaluation")),
         result=_read_result(_object(content, "result")),
         bounds=_read_bounds(content.get("bounds")),
         parameters=_object(_object(content, "provenance"), "parameters", "provenance.parameters"),
@@ -197,8 +249,32 @@ def plan_from_document(family: Family, content: Mapping[str, Any]) -> Plan | Non
         return None
     if not isinstance(data, dict):
         raise InputError(f"plan must be an object or null, got {shown(data)}")
+    if "self" in data:  # the one name that cannot be passed on as a keyword
+        raise InputError("plan: self is an unknown field")
     plan: Plan = load(family.plan)(**data)
     return plan
+
+
+def _read_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "objective" in evaluation:
+        found["objective"] = _number(evaluation, "objective", "evaluation.objective")
+    if evaluation.get("parts") is not None:
+        parts = _object(evaluation, "parts", "evaluation.parts")
+        found["parts"] = {name: _number(parts, name, f"evaluation.parts.{name}") for name in parts}
+    if (violations := evaluation.get("violations")) is not None:
+        if not isinstance(violations, list):
+            raise InputError(f"evaluation.violations must be a list, got {shown(violations)}")
+        found["violations"] = tuple(_read_violation(item, f"evaluation.violations[{i}]") for i, item in enumerate(violations))
+    return found
+
+
+def _read_violation(item: Any, where: str) -> Violation:
+    if not isinstance(item, dict):
+        raise InputError(f"{where} must be an object, got {shown(item)}")
+    amount, limit = (_number(item, name, f"{where}.{name}") for name in ("amount", "limit"))
+    constraint, index = (_text(item, name, f"{where}.{name}") or "" for name in ("constraint", "index"))
+    return Violation(constraint, index, math.inf if amount is None else amount, math.inf if limit is None else limit)
 
 
 def _read_result(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,8 +296,13 @@ def _read_bounds(bounds: Any) -> tuple[Bound, ...]:
         if item.get("proof") not in PROOFS:
             raise InputError(f"{where}.proof must be one of {', '.join(PROOFS)}, got {shown(item.get('proof'))}")
         value = _number(item, "value", f"{where}.value")
+        infeasible = item.get("infeasible")
+        if infeasible is not None and not isinstance(infeasible, bool):
+            raise InputError(f"{where}.infeasible must be true or false, got {shown(infeasible)}")
+        if infeasible and value is not None:
+            raise InputError(f"{where}.value must be null where infeasible is true, got {value!r}")
         if value is None:
-            value = math.inf if item.get("infeasible") is True else -math.inf
+            value = math.inf if infeasible else -math.inf
         certificate = _object(item, "certificate", f"{where}.certificate") if item.get("certificate") is not None else None
         found.append(Bound(value, _text(item, "method", f"{where}.method") or "unnamed", item["proof"], certificate))
     return tuple(found)
@@ -247,10 +328,7 @@ def _number(content: Mapping[str, Any], name: str, shown_name: str) -> float | N
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{shown_name} must be a number or null, got {shown(value)}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise InputError(f"{shown_name} must be a number or null, got {shown(value)}") from None
+    return float(value)
 
 
 # --- options of one run -----------------------------------------------------------------------------------------------------
@@ -260,3 +338,26 @@ def apply_options(instance: Instance, parameters: Mapping[str, Any]) -> Instance
     """The instance with the overrides that `parameters` records (see `Family.options`); other parameters are ignored."""
     changes = {name: parameters[name] for name in FAMILIES[instance.family].options if parameters.get(name) is not None}
     return instance.replace(**changes) if changes else instance
+
+
+def strengthen(instance: Instance, parameters: Mapping[str, Any]) -> tuple[Instance, dict[str, Any], list[str]]:
+    """The instance with those recorded overrides that ask for more than it does, these overrides, and a problem for each that asks for less.
+
+    Raises `InputError` for an override that is no number or that the instance cannot take.
+    """
+    changes: dict[str, Any] = {}
+    problems: list[str] = []
+    for name in FAMILIES[instance.family].options:
+        value, own = parameters.get(name), getattr(instance, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"provenance.parameters.{name} must be a number or null, got {shown(value)}")
+        if not isinstance(own, (int, float)) or value < own:
+            problems.append(f"provenance.parameters.{name} is recorded as {value!r}, which asks for less than the instance's own {own!r}")
+        elif value > own:
+            changes[name] = value
+    try:
+        return (instance.replace(**changes) if changes else instance), changes, problems
+    except InputError as error:
+        raise InputError(f"provenance.parameters: {error.message}") from None

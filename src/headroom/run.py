@@ -101,6 +101,8 @@ def run(
     from headroom.registry import load
 
     params = params or SolveParams()
+    if params.deterministic:
+        params = replace(params, threads=1)  # parallel searches are the one thing here that a seed does not settle
     name, entry = resolve_method(instance, method)
     family = family_of(instance)
     evaluate: Callable[[Instance, Plan], Evaluation] = load(family.evaluate)
