@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.formulations.gpu_selection import most_replicas
-from headroom.formulations.tolerances import CERTIFICATE_SLACK
+from headroom.formulations.tolerances import CERTIFICATE_SLACK, FEASIBILITY
 from headroom.instances.gpu_selection import GpuSelection
 
 FloatArray = npt.NDArray[np.float64]
@@ -77,7 +77,8 @@ def data_of(instance: GpuSelection) -> Data:
         slices_per_load=(1 + 1e-9) / np.maximum(slice_load, 1e-100),
         can_serve=can,
         price=instance.price_usd_per_h,
-        capacity=instance.max_utilisation * (1.0 + CERTIFICATE_SLACK),
+        # Slices are rounded by `evaluate` before they are added up: they cover exactly, and only the capacity itself has slack.
+        capacity=instance.max_utilisation * (1.0 + (CERTIFICATE_SLACK if instance.slices is None else CERTIFICATE_SLACK - FEASIBILITY)),
         slices=k,
         integral=instance.slices is not None,
         pool_gpus=instance.pool_gpus,

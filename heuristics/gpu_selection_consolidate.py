@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from headroom.bounds.gpu_selection_boxes import Data
 from headroom.formulations.gpu_selection import MOST_REPLICAS
+from headroom.formulations.tolerances import FEASIBILITY
 
 FloatArray = npt.NDArray[np.float64]
 MOST_ROUNDS = 200
@@ -23,8 +24,8 @@ EXCHANGES = ((1, 1), (2, 1), (1, 2), (3, 1), (1, 3), (4, 1), (1, 4))
 def counts_for(data: Data, y: FloatArray) -> FloatArray:
     """Least counts [G] that carry slice counts y [G][I], `min_count` and spare replicas included."""
     load = (data.slice_load * y).sum(axis=1)
-    # The 1e-10 keeps a fleet that is exactly full (within evaluate's tolerance) from being rounded up.
-    n = np.ceil(load / data.instance.max_utilisation * (1 - 1e-10)) + np.where(load > 0, data.instance.spare_replicas, 0)
+    # A fleet that is full within `evaluate`'s tolerance is not rounded up.
+    n = np.ceil(load / data.instance.max_utilisation * (1 - 0.9 * FEASIBILITY)) + np.where(load > 0, data.instance.spare_replicas, 0)
     least = data.instance.min_count.astype(np.float64)
     if data.instance.spare_replicas:
         # A replica kept only because min_count says so must not be missed by its own share (there is none): nothing to add.

@@ -100,10 +100,10 @@ class GpuSelection(Instance):
         with np.errstate(over="ignore"):
             load = self.rate_per_s / self.throughput_per_s
             # The sums that evaluate and the bounds form must stay finite too.
-            odd = np.argwhere((load > 1e250) | ((load < 1e-250) & (self.rate_per_s > 0)))
+            odd = np.argwhere((load > 1e14) | ((load < 1e-250) & (self.rate_per_s > 0)))
         if len(odd):
             g, i = odd[0]
-            raise rule(f"work[{i}].rate_per_s / throughput_per_s[{g}][{i}] must be between 1e-250 and 1e250 replicas, got {load[g, i]:g}")
+            raise rule(f"work[{i}].rate_per_s / throughput_per_s[{g}][{i}] must be between 1e-250 and 1e14 replicas (else null), got {load[g, i]:g}")
         if max(gpu.price_usd_per_h for gpu in self.gpus) > 1e50:
             raise rule("gpus: price_usd_per_h above 1e50 cannot be summed")
         return self

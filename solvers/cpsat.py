@@ -18,7 +18,7 @@ from headroom.solvers.worker import Worker
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-LARGEST = 2**32
+LARGEST = 2**36
 """Largest sum of a row's terms. int64 would hold 2^62, but with rows of 2^40 the presolve of CP-SAT 9.15 cut off the optimum of an instance of ours
 (16.24 claimed optimal, 8.16 feasible, and found when stated with smaller coefficients or without probing)."""
 

@@ -30,7 +30,7 @@ from headroom.formulations.types import Bound, SolveParams, Stop
 from headroom.heuristics.gpu_selection import plan_of
 from headroom.heuristics.gpu_selection_consolidate import consolidate, counts_for, fits
 from headroom.instances.gpu_selection import GpuSelection
-from headroom.solvers.gpu_selection_shares import plan_with_spares
+from headroom.solvers.gpu_selection_shares import plan_with_spares, shares_for
 
 MOST_CUTS = 300
 MOST_CUT_ROUNDS = 10
@@ -207,7 +207,7 @@ class Search:
         if tight is None:
             return None
         if relaxed.status == "optimal":
-            cut_off = self._cut_off(tight, relaxed)
+            cut_off = self._cut_off(box, tight, relaxed)
             # Cuts tail off: another round only while the last one moved the bound by a part of what is missing.
             worthwhile = item.refined == 0 or (item.refined < MOST_CUT_ROUNDS and value - item.bound > 0.02 * (self.prune_at - value))
             cut = not cut_off and worthwhile and self._add_cuts(tight, relaxed)
@@ -226,9 +226,11 @@ class Search:
             return None
         return self._branch(node, tight, split, value, relaxed)
 
-    def _cut_off(self, box: Box, relaxed: Relaxed) -> bool:
-        """Whether tightening cut off the LP solution: then the relaxation has more to say before branching."""
+    def _cut_off(self, before: Box, box: Box, relaxed: Relaxed) -> bool:
+        """Whether tightening cut off the LP solution, or made sure of a loss to survive: then the relaxation has more to say before branching."""
         faced = active(self.data, box.n_lo)
+        if (faced != active(self.data, before.n_lo)).any():
+            return True
         n, y = relaxed.n, relaxed.y[faced]
         n_off = np.abs(n - np.clip(n, box.n_lo, box.n_hi)).max()
         y_off = np.abs(y - np.clip(y, box.y_lo[faced], box.y_hi[faced])).max(initial=0.0)
@@ -274,7 +276,7 @@ class Search:
                 return ON_COUNT, 0, int(np.argmax(np.where(undecided, n * data.price + 1e-12 * (n > 0), -1.0))), 0, 0
         fraction = np.abs(n - np.round(n))
         # A trace of a replica is not noise: it may be all that a small item needs.
-        undecided = (fraction > INTEGRALITY) | ((n > TRACE) & (box.n_lo < 1) & (n < INTEGRALITY))
+        undecided = (fraction > count_noise(n)) | ((n > TRACE) & (box.n_lo < 1) & (n < 0.5))
         score = np.where(free & undecided, np.maximum(fraction, INTEGRALITY) * (data.price + 1e-9), 0.0)
         if score.max(initial=0.0) > 0:
             g = int(np.argmax(score))
@@ -291,9 +293,15 @@ class Search:
 
     def _split_on_missing(self, box: Box, relaxed: Relaxed) -> Split | None:
         """A type that serves something although the LP, within its tolerance, rents none of it: one replica or no share."""
-        serving = (relaxed.y[active(self.data, box.n_lo)] > INTEGRALITY).any(axis=(0, 2))
-        missing = serving & (relaxed.n < 0.5) & (box.n_lo < 1) & (box.n_hi >= 1)
-        return (ON_COUNT, 0, int(np.argmax(missing)), 0, 0) if missing.any() else None
+        for s in np.flatnonzero(active(self.data, box.n_lo)):
+            loss = self.data.loss[s]
+            serving = (relaxed.y[s] > INTEGRALITY).any(axis=1)
+            missing = serving & (relaxed.n - loss < 0.5) & (box.n_lo - loss < 1) & (box.n_hi - loss >= 1)
+            if missing.any():
+                g = int(np.argmax(missing))
+                return ON_COUNT, 0, g, 0, int(loss[g])
+        # Integral, and still neither closed nor accepted by `evaluate`: a load within the LP's tolerance of a limit. Smaller boxes settle it.
+        return self._halve_widest(box)
 
     def _halve_widest(self, box: Box) -> Split | None:
         """A split for a node whose LP gave no solution (infeasible without a usable ray, or failed)."""
@@ -322,8 +330,14 @@ class Search:
         if closely:
             candidates.append(consolidate(data, y))
         for slices, n in candidates:
-            if fits(data, n) and float(data.price @ n) < self.progress.objective:
-                self.progress.offer(plan_of(data, slices, n))
+            if fits(data, n) and float(data.price @ n) < self.progress.objective and not self.progress.offer(plan_of(data, slices, n)):
+                self._offer_even_shares(n)
+
+    def _offer_even_shares(self, n: FloatArray) -> None:
+        """The counts may do although the LP's continuous shares overload a type by its tolerance."""
+        plan = None if self.data.integral else shares_for(self.instance, n.astype(np.int64))
+        if plan is not None:
+            self.progress.offer(plan)
 
     def _try_rounding_with_spares(self, relaxed: Relaxed) -> None:
         data = self.data
@@ -334,13 +348,20 @@ class Search:
         lost = np.flatnonzero(n > 0)
         if len(lost) and (y[1 + lost].sum(axis=1) < data.slices - 1e-6).any():
             return  # a situation that the LP did not face yet
-        self.progress.offer(plan_with_spares(data, y, n))
+        if not self.progress.offer(plan_with_spares(data, y, n)):
+            self._offer_even_shares(n)
 
 
 def round_up(n: FloatArray) -> FloatArray:
     """Counts rounded up, an LP's noise forgiven, but a trace of a replica never rounded away."""
-    up: FloatArray = np.ceil(n - np.where(n < 0.5, TRACE, INTEGRALITY))
+    up: FloatArray = np.ceil(n - np.where(n < 0.5, TRACE, count_noise(n)))
     return up
+
+
+def count_noise(n: FloatArray) -> FloatArray:
+    """How far from an integer an LP's count may be by its tolerance alone. `evaluate` forgives a relative 1e-9, so not much more may pass."""
+    noise: FloatArray = 2e-9 * np.maximum(n, 1.0)
+    return noise
 
 
 def round_slices(data: Data, y: FloatArray) -> FloatArray:

@@ -49,3 +49,44 @@ def tiny(seed: int) -> dict[str, Any]:
     if seed % 4 in (0, 1) and seed % 6 < 2:
         data["spare_replicas"] = 1
     return data
+
+
+def extreme(seed: int, gpus_most: int, items_most: int) -> dict[str, Any]:
+    """Instance data meant to break things: scales from 1e-9 to 1e12, loads that exactly fill replicas, equal types, zero prices, traces of load.
+
+    Small ones (3 types, 3 items) can be enumerated; larger ones are for checking methods against each other.
+    """
+    rng = np.random.default_rng([7, seed])
+    gpus, items = int(rng.integers(1, gpus_most + 1)), int(rng.integers(1, items_most + 1))
+    scale, dear = (float(rng.choice([1.0, 1.0, 1e-9, 1e-3, 1e6, 1e12])) for _ in range(2))
+    kind = int(rng.integers(4))
+    rate = rng.choice([0.5, 1.0, 2.0, 3.0], items) if kind == 0 else rng.lognormal(0, 1, items)
+    table = rng.choice([1.0, 2.0, 4.0], (gpus, items)) if kind == 0 else rng.lognormal(0.5, 0.8, (gpus, items))
+    if kind == 1:
+        table = np.repeat(table[:1], gpus, axis=0)
+    if kind == 2:
+        table = rate / rng.choice([0.25, 0.5, 1 / 3, 2 / 3, 1.0, 1 / 7], (gpus, items))
+    price = rng.choice([1.0, 1.0, 2.0, 3.67], gpus) if rng.random() < 0.5 else rng.lognormal(0.5, 0.7, gpus)
+    if rng.random() < 0.15:
+        price[rng.integers(gpus)] = 0.0
+    if rng.random() < 0.2:
+        rate[rng.integers(items)] *= float(rng.choice([0.0, 1e-100, 1e-12, 1e-9, 1e-6]))
+    data: dict[str, Any] = {
+        "work": [{"name": f"w{i}", "rate_per_s": float(r) * scale} for i, r in enumerate(rate)],
+        "gpus": [{"name": f"g{g}", "price_usd_per_h": float(p) * dear} for g, p in enumerate(price)],
+        "throughput_per_s": [[None if rng.random() < 0.12 else float(q) * scale for q in row] for row in table],
+        "max_utilisation": float(rng.choice([1.0, 1.0, 0.8, 1 / 3])),
+        "slices": [None, 1, 2, 3, None][int(rng.integers(5))],
+        "spare_replicas": int(rng.random() < 0.35),
+    }
+    for gpu in data["gpus"]:
+        if rng.random() < 0.3:
+            gpu["max_count"] = int(rng.integers(0, 5))
+        if rng.random() < 0.15:
+            gpu["min_count"] = min(int(rng.integers(0, 3)), gpu.get("max_count", 9))
+    if rng.random() < 0.35:
+        data["pools"] = [{"name": f"p{j}", "max_gpus": int(rng.integers(1, 12))} for j in range(2)]
+        for gpu in data["gpus"]:
+            if rng.random() < 0.7:
+                gpu |= {"pool": f"p{int(rng.integers(2))}", "gpus_per_replica": int(rng.choice([1, 2, 4]))}
+    return data

@@ -79,6 +79,7 @@ def report_text(report: Report) -> str:
     pairs.append(("status", report.status))
     if report.plan is not None and report.evaluation is not None:
         pairs += describe(report.instance, report.plan)
+    pairs += [("note", text) for text in report.notes]
     text = rows_of_pairs(pairs)
     rows = [
         [item.method, item.proof.replace("_", " "), bound_text(item.recorded), bound_text(item.recomputed), item.state]

@@ -98,7 +98,7 @@ def result_document(result: Result, instance: Instance | None = None, options: M
 def _infinities_as_null(value: Any) -> Any:
     """A copy with every infinite number replaced by None; arrays stay arrays."""
     if isinstance(value, Mapping):
-        return {key: _infinities_as_null(item) for key, item in value.items()}
+        return {str(key): _infinities_as_null(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_infinities_as_null(item) for item in value]
     return None if isinstance(value, (float, np.floating)) and np.isinf(value) else value
@@ -188,13 +188,11 @@ def _plain(value: Any, where: str) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
     name = where or "the document"
+    if isinstance(value, int) and not _finite(value):
+        raise InputError(f"{name} must be a finite number or null, got an integer of {value.bit_length()} bits")
+    if isinstance(value, float) and not _finite(value):
+        raise InputError(f"{name} must be a finite number or null, got {value}")
     if isinstance(value, (int, float)):
-        try:
-            finite = math.isfinite(value)
-        except OverflowError:
-            raise InputError(f"{name} must be a finite number or null, got an integer of {value.bit_length()} bits") from None  # type: ignore[union-attr]
-        if not finite:
-            raise InputError(f"{name} must be a finite number or null, got {value}")
         return value
     if isinstance(value, Mapping):
         for key in value:
@@ -202,6 +200,8 @@ def _plain(value: Any, where: str) -> Any:
                 raise InputError(f"{name} must have strings as keys, got one of type {type(key).__name__}")
         return {key: _plain(item, f"{where}.{key}" if where else key) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
+        if {type(item) for item in value} <= {int, float} and all(map(_finite, value)):  # the bulk of a document: no names are made for it
+            return list(value)
         items = [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
         kinds = {type(item) for item in items}
         if bool in kinds and kinds & {int, float}:
@@ -212,6 +212,14 @@ def _plain(value: Any, where: str) -> Any:
             raise InputError(f"{name} must be an array of finite numbers, got {value[~np.isfinite(value)][0]}")
         return value
     raise InputError(f"{name} must be of a JSON type, got {type(value).__name__}")
+
+
+def _finite(value: float) -> bool:
+    """Whether a number is finite as a double."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _read(content: Any, source: str) -> PlanDocument:

@@ -1,28 +1,34 @@
 """`verify`: evaluate a plan again and recheck every bound, from the instance and the document alone. No solver is imported.
 
 What a document claims is compared with what is recomputed; a claim that does not hold is a problem, and a document with a problem is
-not verified. A solver's own bound cannot be rechecked: it is reported as such and proves nothing here.
+not verified (`verify_claims` compares the recorded fields). A solver's own bound cannot be rechecked: it is reported as such and proves
+nothing here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from headroom.bounds.certificates import CertificateError
-from headroom.documents import PLAN_SCHEMA, PlanDocument, apply_options, load_document, read_document, result_document
+from headroom.documents import PLAN_SCHEMA, PlanDocument, load_document, read_document, result_document, strengthen
 from headroom.formulations.tolerances import CONTRADICTION, FEASIBILITY, OPTIMALITY_GAP, relative_gap
 from headroom.formulations.types import Bound, Evaluation, Plan, Status
 from headroom.instances.base import Instance
 from headroom.instances.errors import InputError, shown
 from headroom.registry import Family, load
 from headroom.run import Result, family_of
+from headroom.verify_claims import disagreements
 
 VERIFICATION_SCHEMA = "headroom/verification/1"
 State = Literal["rechecked", "computed", "not rechecked", "refused"]
+BROKEN = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+"""What computing with data that anyone may have written can raise; `InputError` is a ValueError."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,11 @@ class BoundCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found. `problems` is empty exactly when the document is `verified`; its bounds are rechecked ones only."""
+    """What `verify` found. `problems` is empty exactly when the document is `verified`.
+
+    `instance` has the `overrides` that the document records applied; `given` is the one that was handed in. `notes` are worth knowing and
+    no fault.
+    """
 
     instance: Instance
     plan: Plan | None
@@ -47,6 +57,9 @@ class Report:
     bounds: tuple[BoundCheck, ...]
     problems: tuple[str, ...]
     claimed: Mapping[str, Any] = field(default_factory=dict)
+    given: Instance | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def verified(self) -> bool:
@@ -84,12 +97,15 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         best = self.best_bound
+        given = self.given or self.instance
         return {
             "schema": VERIFICATION_SCHEMA,
-            "family": self.instance.family,
-            "instance": {"name": self.instance.name, "sha256": self.instance.digest()},
+            "family": given.family,
+            "instance": {"name": given.name, "sha256": given.digest()},
+            "provenance": {"parameters": dict(self.overrides)},
             "verified": self.verified,
             "problems": list(self.problems),
+            "notes": list(self.notes),
             "evaluation": None if self.evaluation is None else self.evaluation.document(),
             "result": {
                 "status": self.status,
@@ -125,8 +141,9 @@ def _value(item: BoundCheck) -> float:
 def verify(instance: Instance | str | Path, plan: PlanDocument | Plan | Result | Mapping[str, Any] | str | Path) -> Report:
     """Recheck a plan (a document, its file, a result, or a bare plan) against an instance.
 
-    Overrides that the document records, such as `spare_replicas`, are applied first. Raises `InputError` for files that cannot be read and
-    for a bare plan that does not fit the instance; everything else that is wrong is listed in the report's `problems`.
+    Overrides that the document records, such as `spare_replicas`, are applied first if they ask for more than the instance does; one that
+    asks for less is a problem. Raises `InputError` for what cannot be read and for a bare plan that does not fit the instance; everything
+    else that is wrong is listed in the report's `problems`.
     """
     if not isinstance(instance, Instance):
         from headroom.api import load as load_instance
@@ -136,19 +153,31 @@ def verify(instance: Instance | str | Path, plan: PlanDocument | Plan | Result |
     family = family_of(instance)
     if document.family != instance.family:
         return Report(instance, document.plan, None, (), (f"the plan is one of family {document.family}, the instance one of {instance.family}",))
+    notes: list[str] = []
     problems: list[str] = []
-    if document.instance_sha256 is not None and document.instance_sha256 != instance.digest():
+    if document.instance_sha256 is None:
+        notes.append("the document does not say which instance it is for")
+    elif document.instance_sha256 != instance.digest():
         name = f" ({shown(document.instance_name)})" if document.instance_name else ""
         problems.append(f"the plan was made for another instance{name}: its sha256 is {shown(document.instance_sha256, 80)}, not {instance.digest()}")
-    asked = apply_options(instance, document.parameters)
+    try:
+        asked, overrides, weaker = strengthen(instance, document.parameters)
+    except InputError as error:
+        raise error.within(document.source) from None
+    problems += weaker
+    notes += [f"with {name} = {value}" for name, value in overrides.items()]
     evaluation = _evaluate(family, asked, document, problems)
     checks = [_recheck(family, asked, bound) for bound in document.bounds]
     problems += [f"bound {item.method}: {item.reason}" for item in checks if item.state == "refused"]
-    if not any(item.state == "rechecked" for item in checks):
+    stated = [bound for bound, item in zip(document.bounds, checks, strict=True) if item.state != "refused"]
+    certified = [bound for bound, item in zip(document.bounds, checks, strict=True) if item.state == "rechecked"]
+    if all(bound.value == -math.inf for bound in certified):
         checks += _computed(family, asked)
-    report = Report(asked, document.plan, evaluation, tuple(checks), (), document.result)
-    problems += _contradictions(report, document)
-    return Report(asked, document.plan, evaluation, tuple(checks), tuple(problems), document.result)
+    report = Report(asked, document.plan, evaluation, tuple(checks), (), document.result, instance, overrides, tuple(notes))
+    problems += _contradictions(report)
+    if document.plan is None or evaluation is not None:
+        problems += disagreements(document, evaluation, stated, certified)
+    return replace(report, problems=tuple(problems))
 
 
 def _as_document(instance: Instance, plan: PlanDocument | Plan | Result | Mapping[str, Any] | str | Path) -> PlanDocument:
@@ -156,54 +185,68 @@ def _as_document(instance: Instance, plan: PlanDocument | Plan | Result | Mappin
         case PlanDocument():
             return plan
         case Plan():
-            return read_document({"schema": PLAN_SCHEMA, "family": instance.family, "plan": plan.document()})
+            # No document, so nobody who could have named another instance.
+            this = {"name": instance.name, "sha256": instance.digest()}
+            return read_document({"schema": PLAN_SCHEMA, "family": instance.family, "instance": this, "plan": plan.document()})
         case Result():
             return read_document(result_document(plan))
         case str() | Path():
             return load_document(plan)
         case _:
-            return read_document(dict(plan))
+            return read_document(plan)
 
 
 def _evaluate(family: Family, instance: Instance, document: PlanDocument, problems: list[str]) -> Evaluation | None:
-    """Evaluate the plan; what the document recorded must agree."""
+    """Evaluate the plan and list what it violates; None, with a problem, where that cannot be done."""
     if document.plan is None:
         return None
     try:
-        evaluation: Evaluation = load(family.evaluate)(instance, document.plan)
+        with np.errstate(all="ignore"):
+            evaluation: Evaluation = load(family.evaluate)(instance, document.plan)
     except InputError as error:
         if not problems:
             raise error.within(document.source) from None
         problems.append(error.message)
         return None
+    except ArithmeticError as error:
+        problems.append(f"the plan cannot be evaluated: {error}")
+        return None
+    numbers = [evaluation.objective, *evaluation.parts.values(), *(item.amount for item in evaluation.violations)]
+    if not math.isfinite(evaluation.objective) or any(map(math.isnan, numbers)):
+        problems.append(f"the plan cannot be evaluated: its objective comes out as {evaluation.objective}")
+        return None
     problems += [f"violated: {item}" for item in evaluation.violations]
-    objectives = {"evaluation.objective": document.objective, "result.objective": document.result.get("objective")}
-    for name, recorded in objectives.items():
-        if recorded is not None and not _agree(recorded, evaluation.objective):
-            problems.append(f"{name} is recorded as {recorded!r}; evaluating the plan gives {evaluation.objective!r}")
-    for name in sorted({*document.parts, *evaluation.parts} if document.parts else ()):
-        recorded, recomputed = document.parts.get(name, 0.0), evaluation.parts.get(name, 0.0)
-        if not _agree(recorded, recomputed):
-            problems.append(f"evaluation.parts.{name} is recorded as {recorded!r}; evaluating the plan gives {recomputed!r}")
     return evaluation
 
 
-def _agree(recorded: float, recomputed: float) -> bool:
-    return abs(recorded - recomputed) <= FEASIBILITY * max(abs(recomputed), abs(recorded))
-
-
 def _recheck(family: Family, instance: Instance, bound: Bound) -> BoundCheck:
-    """Recompute one bound; it is refused when its certificate proves less than is recorded."""
+    """Recompute one bound; it is refused when that fails or proves less than is recorded.
+
+    A bound of -inf that proves nothing has claimed nothing and passes.
+    """
     if bound.proof == "solver":
         return BoundCheck(bound.method, bound.proof, "not rechecked", bound.value, reason="a solver's own word")
+    if bound.proof == "certificate" and not bound.certificate:
+        return BoundCheck(bound.method, bound.proof, "refused", bound.value, reason="it carries no certificate")
+    spoken = bound.proof.replace("_", " ")
     try:
-        value = float(load(family.recheck)(instance, bound))
+        value = _recomputed(family, instance, bound)
     except CertificateError as error:
         return BoundCheck(bound.method, bound.proof, "refused", bound.value, reason=str(error))
+    except BROKEN as error:
+        reason = f"its {spoken} cannot be rechecked: {' '.join(str(error).split()) or type(error).__name__}"
+        return BoundCheck(bound.method, bound.proof, "refused", bound.value, reason=reason)
+    if math.isnan(value):
+        return BoundCheck(bound.method, bound.proof, "refused", bound.value, reason=f"its {spoken} comes out as no number")
     if _exceeds(bound.value, value, FEASIBILITY):
-        reason = f"recorded as {_spoken(bound.value)}, its {bound.proof.replace('_', ' ')} proves only {_spoken(value)}"
+        reason = f"recorded as {_spoken(bound.value)}, its {spoken} proves only {_spoken(value)}"
         return BoundCheck(bound.method, bound.proof, "refused", bound.value, value, reason)
     return BoundCheck(bound.method, bound.proof, "rechecked", bound.value, value)
+
+
+def _recomputed(family: Family, instance: Instance, bound: Bound) -> float:
+    with np.errstate(all="ignore"):
+        return float(load(family.recheck)(instance, bound))
 
 
 def _exceeds(value: float, limit: float, tolerance: float) -> bool:
@@ -220,26 +263,14 @@ def _computed(family: Family, instance: Instance) -> Iterator[BoundCheck]:
     """The closed-form bounds of the family: cheap, and enough to say how far any plan is from a bound."""
     for name, entry in family.bounds.items():
         if entry.proof == "closed_form":
-            value = float(load(family.recheck)(instance, Bound(-math.inf, name, "closed_form")))
+            value = _recomputed(family, instance, Bound(-math.inf, name, "closed_form"))
             yield BoundCheck(name, "closed_form", "computed", None, value)
 
 
-def _contradictions(report: Report, document: PlanDocument) -> Iterator[str]:
-    """Claims of the document that what was recomputed does not support."""
+def _contradictions(report: Report) -> Iterator[str]:
+    """Statements that cannot all be true, and a missing plan that nothing excuses."""
     for item in report.bounds:
         if item.state != "refused" and _exceeds(_value(item), report.objective, CONTRADICTION):
             yield f"bound {item.method} is {_spoken(_value(item))}, above the objective {report.objective!r} of a feasible plan"
-    claimed = document.result.get("certified_bound")
-    # Only what the document itself carries may support its claim.
-    carried = max((_value(item) for item in report.bounds if item.state == "rechecked"), default=-math.inf)
-    if claimed is not None and _exceeds(claimed, carried, FEASIBILITY):
-        yield f"result.certified_bound is recorded as {claimed!r}; the bounds rechecked give {_spoken(carried)}"
-    stated = max((_value(item) for item in report.bounds if item.state != "refused"), default=-math.inf)
-    if (bound := document.result.get("bound")) is not None and _exceeds(bound, stated, FEASIBILITY):
-        yield f"result.bound is recorded as {bound!r}; no bound listed says so"
-    if document.plan is None and report.status != "infeasible":
-        yield "infeasibility is not proved by anything that can be rechecked" if document.result.get("status") == "infeasible" else "there is no plan"
-    if document.plan is not None and document.result.get("status") == "infeasible":
-        yield "result.status is recorded as 'infeasible', yet there is a plan"
-    if document.result.get("status") == "optimal" and math.isfinite(report.objective) and relative_gap(report.objective, stated) > OPTIMALITY_GAP:
-        yield f"result.status is recorded as 'optimal'; the bounds leave a gap of {relative_gap(report.objective, stated):.3g}"
+    if report.plan is None and report.status != "infeasible":
+        yield "infeasibility is not proved by anything that can be rechecked" if report.claimed.get("status") == "infeasible" else "there is no plan"
