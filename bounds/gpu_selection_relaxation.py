@@ -64,7 +64,9 @@ class Relaxation:
         self._row_upper = np.concatenate([np.full(first_capacity, data.slices), (-u * data.loss).ravel(), data.pool_limit])
         box = root_box(data)
         lower, upper = self._column_bounds(box)
-        cost = np.concatenate([data.price, np.zeros(len(s))])
+        # HiGHS' tolerances are absolute: it sees prices of at most 1.
+        self._dearest = float(data.price.max(initial=0.0)) or 1.0
+        cost = np.concatenate([data.price / self._dearest, np.zeros(len(s))])
         self._program = LinearProgram(cost, matrix, *self._rows_for(box), lower, upper)
 
     def _column_bounds(self, box: Box) -> tuple[FloatArray, FloatArray]:
@@ -89,13 +91,14 @@ class Relaxation:
         if answer.x is None or answer.row_dual is None:
             return Relaxed(answer.status, math.inf, np.zeros(shape[1]), y, *self._from_ray(answer.ray, shape))
         y[self._place] = answer.x[shape[1] :]
-        w = np.maximum(-answer.row_dual[self._capacity].reshape(shape), 0.0)
-        pi = np.maximum(-answer.row_dual[self._pool], 0.0)
-        mu = np.maximum(answer.row_dual[self._cuts], 0.0)
+        dual = answer.row_dual * self._dearest
+        w = np.maximum(-dual[self._capacity].reshape(shape), 0.0)
+        pi = np.maximum(-dual[self._pool], 0.0)
+        mu = np.maximum(dual[self._cuts], 0.0)
         paid = data.price.copy()
         for index in np.flatnonzero(mu > 0):
             paid[self.cuts[index].gpu] -= mu[index]
-        return Relaxed("optimal", answer.objective, answer.x[: shape[1]], y, *within_prices(data, w, pi, paid), mu)
+        return Relaxed("optimal", answer.objective * self._dearest, answer.x[: shape[1]], y, *within_prices(data, w, pi, paid), mu)
 
     def add_cut(self, cut: Cut) -> None:
         """Add a valid row n_g + gamma y_g >= delta."""

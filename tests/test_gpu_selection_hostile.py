@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from headroom.bounds.certificates import CertificateError
 from headroom.bounds.gpu_selection import recheck
 from headroom.documents import result_document

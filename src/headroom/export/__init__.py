@@ -26,7 +26,7 @@ def export(instance: Instance, document: PlanDocument, target: str, force: bool 
     Overrides that the document records are applied to the instance first. Raises `InputError` for an unknown target, a document without a
     plan or a plan that does not fit, and `InfeasiblePlanError` for a plan that violates a constraint unless `force` is set.
     """
-    from headroom.documents import apply_options
+    from headroom.documents import strengthen
     from headroom.registry import load
     from headroom.run import family_of
 
@@ -39,7 +39,9 @@ def export(instance: Instance, document: PlanDocument, target: str, force: bool 
         raise InputError("holds no plan; expected one to export", document.source)
     if document.instance_sha256 not in (None, instance.digest()) and not force:
         raise InputError("was made for another instance (its sha256 differs); --force exports it all the same", document.source)
-    asked = apply_options(instance, document.parameters)
+    asked, _, weaker = strengthen(instance, document.parameters)
+    if weaker and not force:
+        raise InputError(weaker[0], document.source)
     try:
         evaluation: Any = load(family.evaluate)(asked, document.plan)
     except InputError as error:
