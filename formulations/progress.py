@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from headroom.formulations.tolerances import CONTRADICTION, relative_gap
-from headroom.formulations.types import Evaluation, Plan, SolveParams, Stop
+from headroom.formulations.types import Bound, Evaluation, Plan, SolveParams, Stop
 
 Listener = Callable[["Progress"], None]
 LONGEST_TRAJECTORY = 2000
@@ -28,6 +28,8 @@ class Progress:
         self.plan: Plan | None = None
         self.objective = math.inf
         self.bound = -math.inf
+        self.bounds: dict[str, Bound] = {}
+        """Bounds reported with their proofs, the last of each method."""
         self.trajectory: list[tuple[float, float, float]] = []
         self._evaluate = evaluate
         self._listener = listener
@@ -52,6 +54,10 @@ class Progress:
     def interrupt(self) -> None:
         """Ask the method to stop at its next check (signal handlers call this)."""
         self._interrupted.set()
+
+    def follow(self, other: Progress) -> None:
+        """Stop when `other` is interrupted: for a solver run inside another method, whose incumbents and bounds are its own."""
+        self._interrupted = other._interrupted
 
     @property
     def interrupted(self) -> bool:
@@ -91,6 +97,13 @@ class Progress:
                 value = self.objective
             self.bound = max(self.bound, value)
             self._record()
+
+    def keep(self, bound: Bound) -> None:
+        """Report a bound with its proof: it survives even if the method never returns."""
+        with self._lock:
+            self.bounds[bound.method] = bound
+        if math.isfinite(bound.value):
+            self.raise_bound(bound.value)
 
     def _record(self) -> None:
         if len(self.trajectory) < LONGEST_TRAJECTORY:

@@ -122,6 +122,9 @@ class Instance(Record):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Instance) and self.digest() == other.digest()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, sha256={self.digest()[:12]})"
+
     def __hash__(self) -> int:
         return hash(self.digest())
 

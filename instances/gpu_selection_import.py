@@ -187,7 +187,7 @@ def import_splitwise_perf(
         "notices": notices,
     }
     fields: dict[str, Any] = {
-        "name": f"{chosen.model} {Path(workload.name).stem}",
+        "name": f"{chosen.model} {Path(workload.name).stem} {sum(item['rate_per_s'] for item in work if item.get('phase') != 'decode'):.4g}/s",
         "provenance": provenance,
         "work": work,
         "gpus": gpus,

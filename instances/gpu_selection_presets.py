@@ -91,7 +91,7 @@ def _melange(prompts: int, outputs: int) -> Callable[[np.random.Generator], dict
 
 def _range(edges: FloatArray, index: int) -> list[int]:
     """Whole tokens in the bucket, both ends included."""
-    return [int(edges[index]) + (1 if index else 0), int(edges[index + 1])]
+    return [int(edges[index]) + 1 if index else 1, int(edges[index + 1])]
 
 
 def _lognormal_weights(size: FloatArray, p50: float, p90: float) -> FloatArray:

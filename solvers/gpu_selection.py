@@ -28,6 +28,7 @@ from headroom.solvers.highs import solve_mip
 from headroom.solvers.standard_form import StandardForm, standard_form
 
 FloatArray = npt.NDArray[np.float64]
+HEURISTIC_NODES = 2000
 
 
 def auto(instance: GpuSelection) -> str:
@@ -40,7 +41,8 @@ def branching(instance: GpuSelection, params: SolveParams, progress: Progress) -
     bounds = _start(instance, params, progress)
     if any(bound.value == math.inf for bound in bounds):
         return _infeasible(instance, params, progress, bounds, None)
-    search = Search(instance, params, progress)
+    hard_to_round = instance.slices is not None and bool(instance.spare_replicas)
+    search = Search(instance, params, progress, (lambda: _ask_highs(instance, params, progress)) if hard_to_round else None)
     proof = search.run()
     bounds = (*bounds, proof.bound)
     if proof.bound.value == math.inf and progress.plan is None:
@@ -53,6 +55,30 @@ def branching(instance: GpuSelection, params: SolveParams, progress: Progress) -
         notes=notes,
         details=_details(instance, params, progress) | {"nodes": proof.nodes},
     )
+
+
+def _ask_highs(instance: GpuSelection, params: SolveParams, progress: Progress) -> None:
+    """A short HiGHS run as a primal heuristic: slices that must fit in every situation are hard to round to.
+
+    Limited by nodes, so that the same instance gives the same plans; what HiGHS says of bounds is not listened to. (Without spare replicas it
+    was measured to cost more than it saves.)
+    """
+    if model_seconds(instance) > min(2.0, progress.remaining_s):
+        return
+    form = standard_form(build_model(instance))
+
+    def offer(x: FloatArray) -> None:
+        plan = _plan_from_columns(instance, form, x)
+        if plan is not None:
+            progress.offer(plan)
+
+    limit_s = progress.remaining_s if math.isfinite(progress.remaining_s) else None
+    aside = Progress(replace(params, time_limit_s=limit_s, gap_limit=None))
+    aside.follow(progress)
+    start = None if progress.plan is None else _columns_from_plan(instance, form, progress.plan)
+    answer = solve_mip(form, aside.params, aside, offer, start, {"mip_max_nodes": HEURISTIC_NODES})
+    if answer.x is not None:
+        offer(answer.x)
 
 
 def highs(instance: GpuSelection, params: SolveParams, progress: Progress) -> Outcome:
@@ -130,8 +156,7 @@ def _start(instance: GpuSelection, params: SolveParams, progress: Progress) -> t
             progress.offer(plan)
     bounds = (closed_form(instance, params, progress), lp(instance, params, progress))
     for bound in bounds:
-        if math.isfinite(bound.value):
-            progress.raise_bound(bound.value)
+        progress.keep(bound)
     return bounds
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +69,9 @@ class Proof:
 class Search:
     """One branch-and-bound run. Reports incumbents and the bound to `progress`, which also tells it when to stop."""
 
-    def __init__(self, instance: GpuSelection, params: SolveParams, progress: Progress) -> None:
-        self.instance, self.progress = instance, progress
+    def __init__(self, instance: GpuSelection, params: SolveParams, progress: Progress, ask: Callable[[], None] | None = None) -> None:
+        """`ask`, called once if the first round does not settle the matter, may offer `progress` a better plan from elsewhere."""
+        self.instance, self.progress, self.ask = instance, progress, ask
         self.data: Data = data_of(instance)
         self.margin = 0.5 * max(OPTIMALITY_GAP, params.gap_limit or 0.0)
         self.target = math.inf
@@ -104,9 +106,13 @@ class Search:
                 break
             if part > 0:
                 self._dive()
+            if self.ask is not None:
+                self.ask()
+                self.ask = None
             following = self._round(part)
             better = following if following.bound.value >= proof.bound.value else proof
             proof = Proof(better.bound, following.stop, self.nodes, self.unresolved)
+            self.progress.keep(proof.bound)
         return proof
 
     def _round(self, part: float, most_nodes: float = math.inf) -> Proof:

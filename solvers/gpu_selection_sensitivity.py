@@ -64,7 +64,9 @@ def _item_prices(data: Data, w: FloatArray) -> list[dict[str, Any]]:
         records.append(_record("rate", name, unit_cost[j] / rate[j], "USD/h per request/s", "cost of one more request/s of this item"))
     asked = w.sum(axis=0)
     for g, j in np.argwhere(~data.can_serve) if data.situations == 1 else ():
-        if asked[g] > 0 and unit_cost[j] > 0:
+        phase = instance.work[data.items[j]].phase
+        of_phase = [k for k, i in enumerate(data.items) if instance.work[i].phase == phase]
+        if asked[g] > 0 and unit_cost[j] > 0 and data.can_serve[g, of_phase].any():  # a decode pool is not shut out of prefill, it is not for it
             index = f"{instance.gpus[g].name}, {instance.work[data.items[j]].name}"
             worth = asked[g] * rate[j] / unit_cost[j]
             meaning = "throughput within the limits from which this type would pay for the item"

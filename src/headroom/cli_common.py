@@ -194,14 +194,16 @@ def bytes_of(text: str | None, option: str) -> int | None:
     return int(size)
 
 
-def check_output(path: Path | None) -> None:
-    """Refuse a place that cannot be written before hours of work, not after them."""
+def check_output(path: Path | None, *inputs: str | Path | None) -> None:
+    """Refuse a place that cannot be written, or one of the inputs, before hours of work, not after them."""
     from headroom.instances.errors import InputError
 
     if path is None:
         return
     if path.is_dir():
         raise InputError("is a folder; expected a file name to write to", str(path))
+    if any(item is not None and Path(item).exists() and path.exists() and path.samefile(item) for item in inputs):
+        raise InputError("is an input of this command; expected another file to write to", str(path))
     folder = path.parent
     if not folder.is_dir():
         raise InputError(f"cannot be written: there is no folder {str(folder)!r}", str(path))

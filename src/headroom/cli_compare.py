@@ -132,7 +132,7 @@ def as_text(rows: list[dict[str, Any]]) -> str:
         proved = any(row["status"] == "infeasible" for row in group)
         bound = "no plan exists" if proved else bound_text(head["bound"])
         by = f", by {head['bound_method']} ({str(head['bound_proof']).replace('_', ' ')})" if head["bound_method"] else ""
-        text += f"{head['instance']} ({head['family']}): best bound {bound}{by}\n"
+        text += f"{head['instance']} ({head['family']}, sha256 {digest[:8]}): best bound {bound}{by}\n"
         text += table(HEADINGS, [_cells(row) for row in group], HEADINGS[1:6]) + "\n"
     return text
 

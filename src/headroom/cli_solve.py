@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from headroom.interrupts import Watch
     from headroom.run import Result
 
+SENSITIVITY_ROWS = 10
+"""Records of each kind of constraint that the text shows."""
+
 HELP = """Find a plan, and prove how good it is.
 
 Without a limit an exact method runs until it has proved optimality; Ctrl-C keeps the best plan so far. --start improves a given plan.
@@ -79,7 +82,7 @@ def solve_command(
     if gap is not None and not (gap >= 0 and math.isfinite(gap)):
         raise InputError(f"must be at least 0, got {gap:g}", "--gap")
     one_from_stdin(x, start)
-    check_output(output)
+    check_output(output, x, start)
     limits = {"time_limit_s": positive(time_limit, "--time-limit"), "memory_limit_bytes": bytes_of(memory_limit, "--memory-limit")}
     given = read_instance(x)
     instance, options = with_spare(given, spare)
@@ -250,8 +253,12 @@ def _sensitivity(result: Result) -> str:
         return f"sensitivity: {result.method} reports none for this instance\n"
     columns = list(dict.fromkeys(name for record in records for name in record))
     numeric = [name for name in columns if all(isinstance(record.get(name), (int, float, type(None))) for record in records)]
-    rows = [[_cell(record.get(name)) for name in columns] for record in records]
-    return "\n" + table(columns, rows, numeric)
+    shown: list[dict[str, Any]] = []
+    for constraint in dict.fromkeys(record.get("constraint") for record in records):
+        shown += [record for record in records if record.get("constraint") == constraint][:SENSITIVITY_ROWS]
+    rows = [[_cell(record.get(name)) for name in columns] for record in shown]
+    more = f"({len(records) - len(shown)} more with --json)\n" if len(shown) < len(records) else ""
+    return "\n" + table(columns, rows, numeric) + more
 
 
 def _cell(value: Any) -> str:

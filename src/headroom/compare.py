@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headroom.formulations.tolerances import relative_gap
+from headroom.formulations.tolerances import OPTIMALITY_GAP, relative_gap
 from headroom.formulations.types import SolveParams
 from headroom.instances.base import Instance
 from headroom.instances.errors import InputError, shown
@@ -261,7 +261,11 @@ def _typed(value: Any, kind: str) -> Any:
 
 
 def _best(rows: list[Row], value: str, method: str, proof: str) -> tuple[float, str | None, str | None]:
-    best = max(rows, key=lambda row: _number(row.get(value), -math.inf))
+    # On a tie (both are within the tolerance of the optimum) the bound that can be rechecked is named.
+    highest = max(_number(row.get(value), -math.inf) for row in rows)
+    level = highest - OPTIMALITY_GAP * abs(highest) if math.isfinite(highest) else highest
+    tied = [row for row in rows if _number(row.get(value), -math.inf) >= level]
+    best = max(tied, key=lambda row: (row.get(proof) != "solver", _number(row.get(value), -math.inf)))
     found = _number(best.get(value), -math.inf)
     return (found, best.get(method), best.get(proof)) if found > -math.inf else (-math.inf, None, None)
 

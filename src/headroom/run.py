@@ -120,12 +120,14 @@ def run(
 def abandoned(instance: Instance, method: str, params: SolveParams, progress: Progress, stop: Stop) -> Result:
     """The result of a method that failed, or did not return when it was told to: the best plan it reported, evaluated.
 
-    Its live bound is kept as its own word ("solver"): the certificate that it may have had is lost.
+    Bounds that it reported with their proofs are kept; a better live bound is its own word ("solver"), for its certificate is lost.
     """
     from headroom.registry import load
 
     name, entry = resolve_method(instance, method)
-    bounds = (Bound(progress.bound, f"{name} (unfinished)", "solver"),) if math.isfinite(progress.bound) else ()
+    bounds = tuple(progress.bounds.values())
+    if math.isfinite(progress.bound) and all(bound.value < progress.bound for bound in bounds):
+        bounds = (*bounds, Bound(progress.bound, f"{name} (unfinished)", "solver"))
     return _judge(instance, name, params, entry, Outcome(progress.plan, bounds, stop), progress, load(family_of(instance).evaluate), [])
 
 
