@@ -131,7 +131,7 @@ def test_melange_files_that_are_not_json(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 @given(
     st.dictionaries(st.text(min_size=1, max_size=8), st.lists(st.floats(0, 1e6), min_size=6, max_size=6), min_size=1, max_size=4),
-    st.lists(st.floats(0, 1), min_size=6, max_size=6),
+    st.lists(st.just(0.0) | st.floats(1e-12, 1), min_size=6, max_size=6),
     st.floats(0.001, 1e4),
 )
 def test_melange_content_survives(tmp_path: Path, throughputs: dict[str, list[float]], shares: list[float], rate: float) -> None:
@@ -438,7 +438,7 @@ def test_cli_makes_a_workload_and_takes_it_back(toy: dict[str, Path], tmp_path: 
     assert len(GpuSelection.from_document(load_document(tmp_path / "x.json")).work) == 2
     split = ("--split-phases", "--json", "--catalogue", toy["catalogue"], "-o", tmp_path / "x.json")
     summary = json.loads(headroom_import("splitwise-perf", toy["table"], "--trace", output, *split).stdout)
-    assert (summary["work_items"], summary["total_rate_per_s"], summary["name"]) == (4, 0.375, "toy-model trace")  # a request counts once
+    assert (summary["work_items"], summary["total_rate_per_s"], summary["name"]) == (4, 0.375, "toy-model trace 0.375/s")  # a request counts once
     assert isinstance(headroom_import("azure-llm", toy["trace"], "-o", tmp_path / "w.npz").exception, InputError)
 
 
