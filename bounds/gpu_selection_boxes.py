@@ -37,6 +37,8 @@ class Data:
     integral: bool
     slices_per_load: FloatArray
     """How many slices of an item use up one unit of load [G][I], rounded up; a huge number where an item has next to no load."""
+    sole_type: npt.NDArray[np.bool_]
+    """Whether some item has no other type [G]."""
     pool_gpus: FloatArray
     pool_limit: FloatArray
     loss: FloatArray
@@ -77,6 +79,7 @@ def data_of(instance: GpuSelection) -> Data:
         slice_load=slice_load,
         slices_per_load=(1 + 1e-9) / np.maximum(slice_load, 1e-100),
         can_serve=can,
+        sole_type=(can & (can.sum(axis=0) == 1)).any(axis=1),
         price=instance.price_usd_per_h,
         # Slices are rounded by `evaluate` before they are added up: they cover exactly, and only the capacity itself has slack.
         capacity=instance.max_utilisation * (1.0 + (CERTIFICATE_SLACK if instance.slices is None else CERTIFICATE_SLACK - FEASIBILITY)),
@@ -150,11 +153,16 @@ def _needed_replicas(data: Data, n_lo: FloatArray, n_hi: FloatArray, y_lo: Float
     if data.integral:
         least = (data.slice_load * y_lo).sum(axis=2)
         need = np.where(least > 0, np.ceil(least / data.capacity * (1 - 1e-12) - 1e-9) + data.loss, 0.0)
-    open_types = data.can_serve & (n_hi - data.loss >= 1)[:, :, None]
+    standing = n_hi - data.loss >= 1
+    if standing.all():  # every type is open: the usual case, settled once for all boxes
+        need = np.maximum(need, np.where(data.sole_type, 1.0 + data.loss, 0.0))
+        raised: FloatArray = np.maximum(n_lo, np.where(faced[:, None], need, 0.0).max(axis=0))
+        return raised
+    open_types = data.can_serve & standing[:, :, None]
     choices = np.count_nonzero(open_types, axis=1)
     if choices.size and choices.min() <= 1:
         only = (open_types & (choices == 1)[:, None, :]).any(axis=2)
         need = np.maximum(need, np.where(only, 1.0 + data.loss, 0.0))
         need = np.where((choices == 0).any(axis=1)[:, None], np.inf, need)
-    raised: FloatArray = np.maximum(n_lo, np.where(faced[:, None], need, 0.0).max(axis=0))
+    raised = np.maximum(n_lo, np.where(faced[:, None], need, 0.0).max(axis=0))
     return raised

@@ -65,22 +65,28 @@ class CutPool:
     def __init__(self, data: Data) -> None:
         self.data = data
         self.cuts: list[Cut] = []
+        self._gpu = np.zeros(0, dtype=np.int64)
+        self._coefficient = np.zeros((0, 0))
+        self._right_side = np.zeros(0)
 
     def terms(self, mu: FloatArray) -> CutTerms | None:
         """The weighted sum of the cuts; None when no multiplier is positive."""
         used = np.flatnonzero(mu > 0)
         if not len(used):
             return None
-        gpus, items = self.data.can_serve.shape
-        count, slices, size = np.zeros(gpus), np.zeros((gpus, items)), np.zeros((gpus, items))
-        right_side = right_size = 0.0
-        for index in used:
-            cut, weight = self.cuts[index], float(mu[index])
-            count[cut.gpu] += weight
-            slices[cut.gpu] += weight * cut.slice_coefficient
-            size[cut.gpu] += weight * np.abs(cut.slice_coefficient)
-            right_side += weight * cut.right_side
-            right_size += weight * abs(cut.right_side)
+        if len(self._gpu) != len(self.cuts):
+            self._gpu = np.array([cut.gpu for cut in self.cuts])
+            self._coefficient = np.array([cut.slice_coefficient for cut in self.cuts])
+            self._right_side = np.array([cut.right_side for cut in self.cuts])
+        shape = self.data.can_serve.shape
+        count, slices, size = np.zeros(shape[0]), np.zeros(shape), np.zeros(shape)
+        weight, gpu = mu[used], self._gpu[used]
+        weighted = weight[:, None] * self._coefficient[used]
+        np.add.at(count, gpu, weight)
+        np.add.at(slices, gpu, weighted)
+        np.add.at(size, gpu, np.abs(weighted))
+        right_side = float((weight * self._right_side[used]).sum())
+        right_size = float((weight * np.abs(self._right_side[used])).sum())
         # Sequential sums: each addition may lose one rounding of the sum of absolute values so far.
         unit = 2.0**-51 * (4 + len(used))
         return CutTerms(count, unit * count, slices, unit * size, right_side, unit * right_size)

@@ -3,7 +3,7 @@
 | name               | kind      | what it does                                                                        |
 |--------------------|-----------|-------------------------------------------------------------------------------------|
 | `single_type`      | heuristic | everything on one type; the cheapest of those that can (Mélange's baselines)         |
-| `greedy`           | heuristic | each item on its cheapest type per request, then consolidation (`_consolidate`)      |
+| `greedy`           | heuristic | each item on its cheapest type per request, then consolidation                      |
 | `OnlineFirstFit`   | policy    | slices arrive in random order; the first type with room takes one, else rent anew    |
 
 With `spare_replicas` each keeps one replica more of every type in use than its shares need, so that the same shares survive a loss.

@@ -33,13 +33,13 @@ from headroom.heuristics.gpu_selection_consolidate import consolidate, counts_fo
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.gpu_selection_shares import plan_with_spares, shares_for
 
-MOST_CUTS = 300
+MOST_CUTS = 60
 MOST_CUT_ROUNDS = 10
 TRACE = 1e-13
 LONGEST_DIVE = 200
 SPRINT_NODES = 50
 """Nodes of a first round without cuts or target, which settles easy instances before either pays."""
-TARGETS = (0.0, 0.4, 0.7, 1.0)
+TARGETS = (0.0, 0.55, 1.0)
 """Where a round's target lies between the bound and the incumbent; 0 is the root node with its cuts."""
 
 FloatArray = npt.NDArray[np.float64]

@@ -103,6 +103,8 @@ def _status(document: PlanDocument, objective: float, bound: float) -> Iterator[
     if recorded not in get_args(Status):
         yield f"result.status is recorded as {shown(recorded)}; expected one of {', '.join(get_args(Status))}"
         return
+    if document.plan is not None and objective == math.inf:
+        return  # the plan is infeasible, which has lines of its own: no status follows from it
     gap = relative_gap(objective, bound)
     without_plan: Status = "infeasible" if bound == math.inf else "unknown"
     with_plan: Status = "optimal" if gap <= OPTIMALITY_GAP else "feasible"
@@ -123,7 +125,7 @@ def _line(name: str, recorded: Any, recomputed: Any) -> str:
 
 def _spoken(value: Any) -> str:
     if isinstance(value, float):
-        return "null" if math.isinf(value) else repr(float(value))
+        return "null" if math.isinf(value) else f"{value:.10g}"
     return "null" if value is None else shown(value)
 
 
