@@ -32,7 +32,7 @@ from headroom.solvers.highs import solve_mip
 from headroom.solvers.standard_form import standard_form
 
 LIMIT_S, CBC_LIMIT_S = 10.0, 60.0
-SLICES = (None, 1, 2, 3, 4, 6, 8, 12, 16)
+SLICES = (None, *range(1, 17))
 RATES = (1, 4, 16, 64, 256, 1024, 4096)
 PRESETS = ("melange-4gpu-6x6", "melange-4gpu-10x6")
 

@@ -35,6 +35,8 @@ from headroom.solvers.gpu_selection_shares import plan_with_spares, shares_for
 
 MOST_CUTS = 60
 MOST_CUT_ROUNDS = 10
+CONSOLIDATED_CELLS = 2000
+"""Types x items up to which consolidating an LP solution now and then is cheap beside solving nodes."""
 TRACE = 1e-13
 LONGEST_DIVE = 200
 SPRINT_NODES = 50
@@ -203,7 +205,9 @@ class Search:
         if relaxed.status in ("optimal", "infeasible"):
             node.w, node.pi, node.mu, node.cost = relaxed.w, relaxed.pi, relaxed.mu, relaxed.status == "optimal"
         if relaxed.status == "optimal":
-            self._try_rounding(relaxed, closely=self.nodes < 4 or self.nodes & (self.nodes - 1) == 0)
+            small = self.data.slice_load.size <= CONSOLIDATED_CELLS
+            closely = self.nodes == 1 or (small and (self.nodes < 4 or self.nodes & (self.nodes - 1) == 0))
+            self._try_rounding(relaxed, closely)
         tight, value = node_box(self.data, box, node, self.cuts, self.prune_at)
         if tight is not None and not node.cost:
             # The ray proves nothing in floating point: a tie at the edge of infeasibility. The inherited prices still bound the node.
