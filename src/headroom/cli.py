@@ -6,6 +6,7 @@ headroom; 130 and 143 interrupted. Modules of the command line import nothing he
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,8 @@ def run_command(arguments: list[str], debug: bool) -> int:
         code = build_app()(arguments, prog_name="headroom", standalone_mode=False)
         return signals.exit_code or int(code or DONE)
     except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            sys.stderr.write("headroom: interrupted before there was anything to keep\n")
         return signals.exit_code or 130
     except SystemExit as error:  # typer's answer to a closed pipe
         return signals.exit_code or (error.code if isinstance(error.code, int) else DONE)

@@ -125,7 +125,7 @@ def _line(name: str, recorded: Any, recomputed: Any) -> str:
 
 def _spoken(value: Any) -> str:
     if isinstance(value, float):
-        return "null" if math.isinf(value) else f"{value:.10g}"
+        return "null" if math.isinf(value) else repr(float(f"{value:.10g}"))
     return "null" if value is None else shown(value)
 
 
