@@ -134,6 +134,8 @@ def test_a_sweep_cut_off_in_the_middle_continues(number: int, tmp_path: Path) ->
     time.sleep(1.5)  # workers of a killed sweep notice that they are orphans
     finished = len(list(parts.glob("*.json"))) if number == signal.SIGKILL else len(pd.read_parquet(tmp_path / "r.parquet"))
     assert 3 <= finished < 10
+    if number == signal.SIGKILL:  # as if it had been killed in the middle of writing a row
+        (parts / ".0123.json.abcd.part").write_text("{")
     before = begun(tmp_path)
     quick = sweep(tmp_path, "0:10")
     assert headroom(*quick["arguments"], cwd=tmp_path, stubs=True, **quick["extra"]).returncode == 0

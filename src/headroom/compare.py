@@ -192,7 +192,9 @@ class Store:
         frame = tabulate(list(self.rows.values()))
         if self.output is not None and self.parts is not None and self.rows:
             write_atomically(self.output, lambda file: frame.to_parquet(file, index=False))
-            for part in self.parts.glob("*.json") if self.parts.is_dir() else ():
+            # A sweep killed while it wrote a row left that row's temporary file.
+            leftovers = [*self.parts.glob("*.json"), *self.parts.glob(".*.json.*.part")] if self.parts.is_dir() else []
+            for part in leftovers:
                 part.unlink(missing_ok=True)
             if self.parts.is_dir() and not any(self.parts.iterdir()):
                 self.parts.rmdir()
