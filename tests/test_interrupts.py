@@ -8,6 +8,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -100,6 +101,24 @@ def test_at_any_moment_of_start_up(delay: float, number: int, code: int, tmp_pat
     early = delay <= 0.1
     assert process.returncode == code or (early and process.returncode in (-number, 1, 130)), err
     assert early or "Traceback" not in out + err
+
+
+def test_an_interrupt_that_python_would_drop(tmp_path: Path) -> None:
+    # Python reports an exception in a finaliser or a weakref callback and goes on; the import system has such callbacks.
+    script = """
+import os, signal, weakref
+from headroom.interrupts import signals
+
+class Thing: pass
+
+signals.install()
+thing = Thing()
+reference = weakref.ref(thing, lambda _: (os.kill(os.getpid(), signal.SIGINT), len("x")))
+del thing
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_while_reading_standard_input(tmp_path: Path) -> None:

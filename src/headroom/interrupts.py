@@ -38,6 +38,13 @@ class Signals:
         """Take over SIGINT and SIGTERM. Only the main thread can."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
+        sys.unraisablehook = self._unraisable
+
+    def _unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """A KeyboardInterrupt raised inside a weakref callback or a finaliser (imports run both) is reported and dropped by Python: obey it instead."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt) and self.received is not None:
+            leave(128 + self.received)
+        sys.__unraisablehook__(unraisable)
 
     def ignore(self) -> None:
         """The work is done and only the interpreter's own end is left: it must not print a traceback."""
