@@ -41,7 +41,7 @@ class Signals:
         sys.unraisablehook = self._unraisable
 
     def _unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """A KeyboardInterrupt raised inside a weakref callback or a finaliser (imports run both) is reported and dropped by Python: obey it instead."""
+        """Obey a KeyboardInterrupt raised inside a weakref callback or a finaliser (imports run both): Python would report and drop it."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt) and self.received is not None:
             leave(128 + self.received)
         sys.__unraisablehook__(unraisable)
