@@ -69,7 +69,7 @@ def data_of(instance: GpuSelection) -> Data:
     """Collect what the bounds need."""
     items = instance.loaded_items
     can = instance.can_serve[:, items]
-    k = float(instance.slices or 1)
+    k = float(instance.pooled_slices or 1)
     gpus = len(instance.gpus)
     loss = np.vstack([np.zeros((1, gpus)), np.eye(gpus)]) if instance.spare_replicas else np.zeros((1, gpus))
     slice_load = np.where(can, instance.load_replicas[:, items], 0.0) / k
@@ -82,9 +82,9 @@ def data_of(instance: GpuSelection) -> Data:
         sole_type=(can & (can.sum(axis=0) == 1)).any(axis=1),
         price=instance.price_usd_per_h,
         # Slices are rounded by `evaluate` before they are added up: they cover exactly, and only the capacity itself has slack.
-        capacity=instance.max_utilisation * (1.0 + (CERTIFICATE_SLACK if instance.slices is None else CERTIFICATE_SLACK - FEASIBILITY)),
+        capacity=instance.max_utilisation * (1.0 + (CERTIFICATE_SLACK if instance.pooled_slices is None else CERTIFICATE_SLACK - FEASIBILITY)),
         slices=k,
-        integral=instance.slices is not None,
+        integral=instance.pooled_slices is not None,
         pool_gpus=instance.pool_gpus,
         pool_limit=instance.pool_limit,
         loss=loss,

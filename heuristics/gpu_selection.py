@@ -210,7 +210,7 @@ def market_of(instance: GpuSelection) -> Market:
 def arrivals(instance: GpuSelection, rng: np.random.Generator) -> Iterator[tuple[int, Slice]]:
     """(loaded item, slice) in random order: `slices` of each item, or CONTINUOUS_ARRIVALS_PER_ITEM when shares are continuous."""
     data = data_of(instance)
-    each = instance.slices or CONTINUOUS_ARRIVALS_PER_ITEM
+    each = instance.pooled_slices or CONTINUOUS_ARRIVALS_PER_ITEM
     load = np.where(data.can_serve, instance.load_replicas[:, data.items] / each, np.inf)
     for i in rng.permutation(np.repeat(np.arange(len(data.items)), each)):
         yield int(i), Slice(load[:, i])
@@ -219,7 +219,7 @@ def arrivals(instance: GpuSelection, rng: np.random.Generator) -> Iterator[tuple
 def replay(instance: GpuSelection, policy: Callable[[Market], SlicePolicy], rng: np.random.Generator) -> GpuSelectionPlan | None:
     """Feed a policy its arrivals one by one; None when it had to turn one away or started beyond a pool's limit."""
     data = data_of(instance)
-    each = instance.slices or CONTINUOUS_ARRIVALS_PER_ITEM
+    each = instance.pooled_slices or CONTINUOUS_ARRIVALS_PER_ITEM
     served = np.zeros(data.can_serve.shape)
     decider = policy(market_of(instance))
     for i, arrival in arrivals(instance, rng):

@@ -93,7 +93,7 @@ class Instance(Record):
 
     family: ClassVar[str]
     array_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that go into the .npz container as arrays of their own."""
+    """Fields that go into the .npz container as arrays of their own; `a.b` is field b of field a."""
 
     name: str = Field(default="unnamed", max_length=500, exclude=True)
     provenance: dict[str, Any] = Field(default_factory=dict, exclude=True)
@@ -153,8 +153,15 @@ class Instance(Record):
             write_text(path, to_json(self.document()))
             return
         document = self.document()
-        arrays = {field: getattr(self, field) for field in self.array_fields if field in document["data"]}
-        document["data"] = {key: value for key, value in document["data"].items() if key not in arrays}
+        arrays: dict[str, Any] = {}
+        for field in self.array_fields:
+            *outer, last = field.split(".")
+            holder, value = document["data"], self
+            for part in outer:
+                holder, value = holder.get(part) or {}, getattr(value, part)
+            if last in holder:
+                arrays[field] = getattr(value, last)
+                del holder[last]
         write_npz(path, document, arrays)
 
 
@@ -182,13 +189,27 @@ def load_document(path: str | Path) -> dict[str, Any]:
             header = check_header(document)
             if not isinstance(header["data"], dict):
                 raise InputError(f"data must be an object, got {shown(header['data'])}")
-            twice = sorted(set(arrays) & set(header["data"]))
-            if twice:
-                raise InputError(f"data.{twice[0]} stands both in the header and as an array; expected it once")
-            return header | {"data": header["data"] | arrays}
+            return header | {"data": _with_arrays(header["data"], arrays)}
         return check_header(read_json(path))
     except InputError as error:
         raise error.within(str(path)) from None
+
+
+def _with_arrays(data: dict[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with each array put back; a dotted name is a field of a field."""
+    data = dict(data)
+    for name, array in arrays.items():
+        *outer, last = name.split(".")
+        holder = data
+        for part in outer:
+            if not isinstance(holder.get(part), dict):
+                raise InputError(f"data.{part} must be an object because the file holds the array {name!r}")
+            holder[part] = dict(holder[part])
+            holder = holder[part]
+        if last in holder:
+            raise InputError(f"data.{name} stands both in the header and as an array; expected it once")
+        holder[last] = array
+    return data
 
 
 def first_message(error: ValidationError) -> str:

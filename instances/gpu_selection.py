@@ -14,14 +14,46 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from headroom.instances.base import Instance, Record, matrix_with_nulls, rule
+from headroom.instances.errors import shown
+from headroom.instances.gpu_selection_epochs import Epochs
 
 FloatArray = npt.NDArray[np.float64]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 TokenRange = Annotated[tuple[Annotated[int, Field(ge=0, le=10**9)], Annotated[int, Field(ge=0, le=10**9)]], Field(strict=False)]
+
+
+def _slices(value: object) -> object:
+    """None, one number, or a tuple with one for each work item."""
+    single = value is None or (isinstance(value, int) and not isinstance(value, bool))
+    numbers = [value] if single else list(value) if isinstance(value, (list, tuple)) else None
+    if numbers is None:
+        raise rule(f"slices must be a whole number, a list with one for each work item, or null, got {shown(value)}")
+    for i, number in enumerate(numbers):
+        if number is None and single:
+            return None
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_SLICES:
+            raise rule(f"slices{'' if single else f'[{i}]'} must be a whole number from 1 to {MOST_SLICES}, got {shown(number)}")
+    return value if single else tuple(numbers)
+
+
+MOST_SLICES = 10**6
+Slices = Annotated[
+    int | tuple[int, ...] | None,
+    PlainValidator(_slices),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MOST_SLICES},
+                {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": MOST_SLICES}},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 
 
 class WorkItem(Record):
@@ -61,21 +93,23 @@ class GpuSelection(Instance):
 
     Fields: `work` [I], `gpus` [G], `pools` [P], `throughput_per_s` [gpu][work] in requests/s with null where a type cannot serve an item
     within the limits, `max_utilisation` in (0, 1], `slices` (shares are multiples of 1/slices; null: any share),
-    `packing` ("pooled"), `spare_replicas` (1: the plan must survive the loss of any one replica).
-    Raises `InputError` for anything else.
+    `packing` ("pooled": a type's replicas share its load; "per_replica": every slice goes whole onto one replica, and `slices` is then
+    one number or one for each work item), `spare_replicas` (1: the plan must survive the loss of any one replica; pooled, without epochs),
+    `epochs` (rates that change over time; pooled; `work[].rate_per_s` then only describes). Raises `InputError` for anything else.
     """
 
     family: ClassVar[str] = "gpu_selection"
-    array_fields: ClassVar[tuple[str, ...]] = ("throughput_per_s",)
+    array_fields: ClassVar[tuple[str, ...]] = ("throughput_per_s", "epochs.rate_per_s")
 
     work: Annotated[tuple[WorkItem, ...], Field(min_length=1, strict=False)]
     gpus: Annotated[tuple[GpuType, ...], Field(min_length=1, strict=False)]
     pools: Annotated[tuple[Pool, ...], Field(strict=False)] = ()
     throughput_per_s: matrix_with_nulls("throughput_per_s")  # type: ignore[valid-type]
     max_utilisation: Annotated[float, Field(gt=0, le=1)] = 1.0
-    slices: Annotated[int, Field(ge=1, le=10**6)] | None = None
-    packing: Literal["pooled"] = "pooled"
+    slices: Slices = None
+    packing: Literal["pooled", "per_replica"] = "pooled"
     spare_replicas: Literal[0, 1] = 0
+    epochs: Epochs | None = None
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
@@ -97,6 +131,7 @@ class GpuSelection(Instance):
                 tokens = getattr(item, field)
                 if tokens is not None and tokens[0] > tokens[1]:
                     raise rule(f"work[{i}].{field} must be [least, most], got {list(tokens)}")
+        self._check_mode()
         with np.errstate(over="ignore"):
             load = self.rate_per_s / self.throughput_per_s
             # The sums that evaluate and the bounds form must stay finite too.
@@ -107,6 +142,46 @@ class GpuSelection(Instance):
         if max(gpu.price_usd_per_h for gpu in self.gpus) > 1e50:
             raise rule("gpus: price_usd_per_h above 1e50 cannot be summed")
         return self
+
+    def _check_mode(self) -> None:
+        if isinstance(self.slices, tuple):
+            if self.packing != "per_replica":
+                raise rule("slices must be one number or null unless packing is 'per_replica', got a list")
+            if len(self.slices) != len(self.work):
+                raise rule(f"slices must be one number or one for each of {len(self.work)} work items, got {len(self.slices)}")
+        if self.packing == "per_replica":
+            if self.slices is None:
+                raise rule("slices must be given when packing is 'per_replica', got null")
+            if self.epochs is not None:
+                raise rule("packing must be 'pooled' when epochs are given, got 'per_replica'")
+        if self.spare_replicas and self.mode != "pooled":
+            raise rule(f"spare_replicas must be 0 when {'epochs are given' if self.epochs is not None else 'packing is per_replica'}, got 1")
+        if self.epochs is not None:
+            self.epochs.check_shapes(len(self.gpus), len(self.work))
+            with np.errstate(over="ignore"):
+                peak = self.epochs.rate_per_s.max(axis=0) / self.throughput_per_s
+                positive = np.where(self.epochs.rate_per_s > 0, self.epochs.rate_per_s, np.inf).min(axis=0) / self.throughput_per_s
+            odd = np.argwhere((peak > 1e14) | (positive < 1e-250))
+            if len(odd):
+                g, i = odd[0]
+                raise rule(f"epochs.rate_per_s[..][{i}] / throughput_per_s[{g}][{i}] must be between 1e-250 and 1e14 replicas (else null)")
+
+    @property
+    def mode(self) -> str:
+        """Which problem this is: "pooled", "per_replica" or "epochs"."""
+        return "epochs" if self.epochs is not None else self.packing
+
+    @property
+    def pooled_slices(self) -> int | None:
+        """`slices` where they are one number or null: everywhere but in per_replica packing."""
+        assert not isinstance(self.slices, tuple)
+        return self.slices
+
+    @cached_property
+    def slice_counts(self) -> npt.NDArray[np.int64]:
+        """Slices of each work item [I] under per_replica packing."""
+        assert self.slices is not None
+        return np.array(self.slices if isinstance(self.slices, tuple) else [self.slices] * len(self.work), dtype=np.int64)
 
     @cached_property
     def rate_per_s(self) -> FloatArray:

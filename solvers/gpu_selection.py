@@ -41,7 +41,7 @@ def branching(instance: GpuSelection, params: SolveParams, progress: Progress) -
     bounds = _start(instance, params, progress)
     if any(bound.value == math.inf for bound in bounds):
         return _infeasible(instance, params, progress, bounds, None)
-    hard_to_round = instance.slices is not None and bool(instance.spare_replicas)
+    hard_to_round = instance.pooled_slices is not None and bool(instance.spare_replicas)
     search = Search(instance, params, progress, (lambda: _ask_highs(instance, params, progress)) if hard_to_round else None)
     proof = search.run()
     bounds = (*bounds, proof.bound)
@@ -142,7 +142,7 @@ def cpsat(instance: GpuSelection, params: SolveParams, progress: Progress) -> Ou
 def _evenly_loaded(instance: GpuSelection, progress: Progress) -> Plan | None:
     """The incumbent, its continuous shares evened out over its types when that takes no harm."""
     plan = progress.plan
-    if not isinstance(plan, GpuSelectionPlan) or instance.slices is not None or progress.should_stop() is not None:
+    if not isinstance(plan, GpuSelectionPlan) or instance.pooled_slices is not None or progress.should_stop() is not None:
         return plan
     even = shares_for(instance, counts(instance, plan))
     return even if even is not None and evaluate(instance, even).feasible else plan
@@ -172,11 +172,11 @@ def _plan_from_columns(instance: GpuSelection, form: StandardForm, x: FloatArray
     """HiGHS' counts, with its slices when they are integers, else with shares solved anew for these counts to full precision."""
     model = form.model
     n = np.array([round(form.values(model.count, x)[g]) for g in model.G], dtype=np.int64)
-    if instance.slices is None:
+    if instance.pooled_slices is None:
         return shares_for(instance, n)
     tables = np.zeros((len(model.S), len(instance.gpus), len(instance.work)))
     for (g, i, s), value in form.values(model.slice_count, x).items():
-        tables[s, g, i] = round(value) / instance.slices
+        tables[s, g, i] = round(value) / instance.pooled_slices
     lost = {int(h): tables[1 + h] for h in np.flatnonzero(n > 0)} if instance.spare_replicas else None
     return plan_from_arrays(instance, n, tables[0], lost)
 
@@ -191,11 +191,11 @@ def _columns_from_plan(instance: GpuSelection, form: StandardForm, plan: object)
         j = position.get(id(form.model.count[g]))
         if j is not None:
             x[j] = n[g]
-    if instance.slices is not None and not instance.spare_replicas:
+    if instance.pooled_slices is not None and not instance.spare_replicas:
         for g, i, s in form.model.slice_count:
             j = position.get(id(form.model.slice_count[g, i, s]))
             if j is not None:
-                x[j] = round(plan.share[g, i] * instance.slices)
+                x[j] = round(plan.share[g, i] * instance.pooled_slices)
     return x
 
 

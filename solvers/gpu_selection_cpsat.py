@@ -43,7 +43,7 @@ class CpOutcome:
 
 def solve(instance: GpuSelection, params: SolveParams, progress: Progress) -> CpOutcome:
     """Solve by the formulation that fits the instance."""
-    if instance.slices is None:
+    if instance.pooled_slices is None:
         return _Benders(instance, params, progress).run()
     relaxed = _Direct(instance, params, progress, strict=False)
     outcome = relaxed.run()

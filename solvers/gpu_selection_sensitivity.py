@@ -139,9 +139,9 @@ def _least_shed(instance: GpuSelection, limits: SolveParams) -> dict[str, float]
     form, answer = _solve(model, limits)
     if answer.x is None:
         return None
-    component = model.share if instance.slices is None else model.slice_count
+    component = model.share if instance.pooled_slices is None else model.slice_count
     values = form.values(component, answer.x)
-    scale = 1.0 if instance.slices is None else 1.0 / instance.slices
+    scale = 1.0 if instance.pooled_slices is None else 1.0 / instance.pooled_slices
     shed = {instance.work[i].name: 0.0 for _, i, _ in values}
     for (g, i, _), value in values.items():
         if g == last:

@@ -88,8 +88,7 @@ def start_plan(instance: Instance, start: Plan | Result | PlanDocument | str | P
     source = getattr(start, "source", None)
     if plan is None:
         raise InputError("holds no plan; expected one to improve on", source or "start")
-    expected: type[Plan] = load_name(family_of(instance).plan)
-    if not isinstance(plan, expected):
+    if not any(isinstance(plan, load_name(target)) for target in family_of(instance).plans):
         raise InputError(f"holds a {type(plan).__name__}; expected a plan of family {instance.family}", source or "start")
     return plan
 
@@ -108,7 +107,7 @@ def bound(
 
 def bound_names(instance: Instance, method: str) -> list[str]:
     """The bounds that `method` means. Raises `InputError` for an unknown one."""
-    known = family_of(instance).bounds
+    known = family_of(instance).bounds_for(instance)
     if method != "all" and method not in known:
         raise InputError(f"bound {method!r} is unknown for {instance.family}; expected all or one of {', '.join(known)}")
     return list(known) if method == "all" else [method]

@@ -95,7 +95,7 @@ def _print(given: Instance, options: dict[str, Any], params: SolveParams, found:
     found = sorted(found, key=lambda item: -item[0].value)
     if not as_json:
         rows = [[bound.method, bound_text(bound.value), bound.proof.replace("_", " "), seconds(runtime)] for bound, runtime in found]
-        write_out(table(("bound", f"value{unit(given.family)}", "proof", "runtime"), rows, (f"value{unit(given.family)}", "runtime")))
+        write_out(table(("bound", f"value{unit(given)}", "proof", "runtime"), rows, (f"value{unit(given)}", "runtime")))
         return
     import headroom
 

@@ -55,7 +55,7 @@ def _demo(instance: Instance) -> tuple[bool, bool]:
 
     params = SolveParams(seed=SEED, time_limit_s=TIME_LIMIT_S)
     names = [resolve_method(instance, "auto")[0]]
-    names += [name for name, entry in family_of(instance).methods.items() if entry.kind != "exact" and name not in names]
+    names += [name for name, entry in family_of(instance).methods_for(instance).items() if entry.kind != "exact" and name not in names]
     results: list[Result] = []
     for name in names:
         result, failure, alive = run_watched(instance, name, params)
@@ -73,7 +73,7 @@ def _demo(instance: Instance) -> tuple[bool, bool]:
     for name, value in describe(instance, best.plan) if best.plan is not None else ():
         write_out(f"{name:5}  {value}\n")
     verdict = "verified without a solver" if report.verified else f"NOT verified: {'; '.join(report.problems)}"
-    write_out(f"plan   {objective_text(report.objective)}{unit(instance.family)}, gap {percent(report.certified_gap)}, {verdict}\n\n")
+    write_out(f"plan   {objective_text(report.objective)}{unit(instance)}, gap {percent(report.certified_gap)}, {verdict}\n\n")
     return report.verified, False
 
 
@@ -87,7 +87,7 @@ def _methods_table(instance: Instance, results: list[Result], certified: float) 
     from headroom.describe import unit
     from headroom.formulations.tolerances import relative_gap
 
-    heading = f"objective{unit(instance.family)}"
+    heading = f"objective{unit(instance)}"
     ranked = sorted(results, key=lambda result: (result.objective, result.runtime_s))
     rows = [
         [item.method, objective_text(item.objective), percent(relative_gap(item.objective, certified)), item.status, seconds(item.runtime_s)]
@@ -100,12 +100,10 @@ def _bounds_table(instance: Instance, best: Result, bounds: list[tuple[str, floa
     from headroom.describe import unit
     from headroom.formulations.tolerances import relative_gap
 
-    heading = f"value{unit(instance.family)}"
+    heading = f"value{unit(instance)}"
     known = {item.method: (item.method, item.value, item.proof) for item in best.bounds} | {item[0]: item for item in bounds}
     rows = [
         [name, bound_text(value), percent(relative_gap(best.objective, value)), proof.replace("_", " ")]
         for name, value, proof in sorted(known.values(), key=lambda item: -item[1])
     ]
     return table(("bound", heading, "below best plan", "proof"), rows, (heading, "below best plan"))
-
-

@@ -106,9 +106,7 @@ def _read_start(start: str | None) -> Any:
     return read_plan(start)
 
 
-def _solve(
-    given: Instance, instance: Instance, options: dict[str, Any], method: str, params: SolveParams, output: Path | None, as_json: bool
-) -> int:
+def _solve(given: Instance, instance: Instance, options: dict[str, Any], method: str, params: SolveParams, output: Path | None, as_json: bool) -> int:
     from headroom.documents import result_document, save_document
     from headroom.interrupts import leave, signals
 
@@ -215,7 +213,7 @@ def summary(result: Result) -> str:
         ("method", result.method + solver),
         ("status", result.status if result.stop == "completed" else f"{result.status} (stopped: {result.stop.replace('_', ' ')})"),
     ]
-    units = unit(instance.family)
+    units = unit(instance)
     if result.plan is not None:
         pairs.append(("objective", number(result.objective) + units))
     best = result.best_bound

@@ -63,7 +63,7 @@ def report_text(report: Report) -> str:
     """A verification for people."""
     from headroom.describe import describe, unit
 
-    units = unit(report.instance.family)
+    units = unit(report.instance)
     pairs = [("instance", f"{report.instance.name} ({report.instance.family})")]
     if report.evaluation is not None:
         violations = len(report.evaluation.violations)
@@ -81,10 +81,7 @@ def report_text(report: Report) -> str:
         pairs += describe(report.instance, report.plan)
     pairs += [("note", text) for text in report.notes]
     text = rows_of_pairs(pairs)
-    rows = [
-        [item.method, item.proof.replace("_", " "), bound_text(item.recorded), bound_text(item.recomputed), item.state]
-        for item in report.bounds
-    ]
+    rows = [[item.method, item.proof.replace("_", " "), bound_text(item.recorded), bound_text(item.recomputed), item.state] for item in report.bounds]
     if rows:
         text += "\n" + table(("bound", "proof", "recorded", "recomputed", "state"), rows, ("recorded", "recomputed"))
     verdict = "verified" if report.verified else "NOT verified"
@@ -168,5 +165,3 @@ def export_model_command(
 
         write_atomically(output, copy)
     return 0
-
-

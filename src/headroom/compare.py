@@ -20,7 +20,6 @@ from headroom.formulations.types import SolveParams
 from headroom.instances.base import Instance
 from headroom.instances.errors import InputError, shown
 from headroom.instances.files import read_json, to_json, write_atomically, write_text
-from headroom.registry import Family
 from headroom.run import family_of
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def plan_tasks(
     tasks = []
     for index, instance in enumerate(instances):
         digest = instance.digest()
-        for method, kind, seed in _runs(family_of(instance), methods, bounds, seeds):
+        for method, kind, seed in _runs(instance, methods, bounds, seeds):
             row: Row = {"family": instance.family, "instance": instance.name, "digest": digest, "method": method, "kind": kind}
             row |= {"seed": seed, "parameters": parameters, "version": version}
             tasks.append(Task(index, method, kind, seed, key_of(row), row))
@@ -124,13 +123,14 @@ def plan_tasks(
 
 
 def _runs(
-    family: Family, methods: Sequence[str] | None, bounds: Sequence[str] | None, seeds: Sequence[int]
+    instance: Instance, methods: Sequence[str] | None, bounds: Sequence[str] | None, seeds: Sequence[int]
 ) -> Iterable[tuple[str, str, int | None]]:
     """(method, kind, seed) for one instance; bounds and methods that are not seeded draw nothing and run once."""
-    for name in family.bounds:
+    family = family_of(instance)
+    for name in family.bounds_for(instance):
         if bounds is None or name in bounds:
             yield name, "bound", None
-    for name, entry in family.methods.items():
+    for name, entry in family.methods_for(instance).items():
         if methods is None or name in methods:
             yield from ((name, entry.kind, seed) for seed in (seeds if entry.seeded else [None]))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-UNITS = {"gpu_selection": "USD/h"}
-"""Unit of each family's objective."""
+UNITS = {"gpu_selection": {"epochs": "USD", "": "USD/h"}}
+"""Unit of each family's objective by the instance's mode; "" stands for every other mode."""
 
 Pairs = list[tuple[str, str]]
 
@@ -17,14 +17,27 @@ def describe(instance: Any, plan: Any) -> Pairs:
     return function(instance, plan) if function is not None else []
 
 
-def unit(family: str) -> str:
+def unit(instance: Any) -> str:
     """The objective's unit with a space in front; empty where there is none."""
-    return f" {UNITS[family]}" if family in UNITS else ""
+    units = UNITS.get(instance.family, {})
+    found = units.get(getattr(instance, "mode", ""), units.get("", ""))
+    return f" {found}" if found else ""
 
 
 def _gpu_selection(instance: Any, plan: Any) -> Pairs:
-    """The fleet, and how busy each of its types is."""
+    """The fleet, and how busy each of its types is; over epochs its mean and its peak."""
     import numpy as np
+
+    if instance.mode == "per_replica":
+        held: dict[str, int] = {}
+        for group in plan.assignment:
+            held[group.gpu] = held.get(group.gpu, 0) + group.replicas
+        fleet = " + ".join(f"{held[gpu.name]:,} x {gpu.name}" for gpu in instance.gpus if gpu.name in held) or "nothing"
+        return [("fleet", fleet), ("patterns", f"{len(plan.assignment):,}")]
+    if instance.mode == "epochs":
+        used_by = {gpu.name: [count.get(gpu.name, 0) for count in plan.count] for gpu in instance.gpus}
+        lines = [f"{name} {np.mean(n):.1f} (most {max(n):,})" for name, n in used_by.items() if any(n)]
+        return [("mean fleet", ", ".join(lines) or "nothing"), ("epochs", f"{len(plan.count):,}")]
 
     n = np.array([plan.count.get(gpu.name, 0) for gpu in instance.gpus], dtype=np.float64)
     load = np.where(instance.can_serve, instance.load_replicas, 0.0)

@@ -259,7 +259,7 @@ def plan_from_document(family: Family, content: Mapping[str, Any]) -> Plan | Non
         raise InputError(f"plan must be an object or null, got {shown(data)}")
     if "self" in data:  # the one name that cannot be passed on as a keyword
         raise InputError("plan: self is an unknown field")
-    plan: Plan = load(family.plan)(**data)
+    plan: Plan = load(family.plan_type)(data)(**data)
     return plan
 
 

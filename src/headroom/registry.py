@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Kind = Literal["exact", "heuristic", "policy"]
 Proof = Literal["certificate", "closed_form", "solver"]
@@ -18,13 +18,17 @@ Proof = Literal["certificate", "closed_form", "solver"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One function: `target` is "module:name", `summary` one line for a table."""
+    """One function: `target` is "module:name", `summary` one line for a table, `modes` the modes of the family that it is for (empty: all)."""
 
     target: str
     summary: str
+    modes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def load(self) -> Any:
         return load(self.target)
+
+
+E = TypeVar("E", bound=Entry)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class Family:
     name: str
     question: str
     instance: str
-    plan: str
+    plans: tuple[str, ...]
+    """The plan types, the usual one first."""
+    plan_type: str
+    """f(plan's JSON object) -> the plan type it is meant for."""
     evaluate: str
     build_model: str
     recheck: str
@@ -73,6 +80,28 @@ class Family:
     """f(instance, plan document) -> text of the file."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Instance fields that a command may override for one run, each with its option; a plan document records what was overridden."""
+    mode: str | None = None
+    """f(instance) -> which of the family's problems it states; None when there is one only."""
+
+    def mode_of(self, instance: Any) -> str:
+        """The instance's mode; "" for a family without modes."""
+        return "" if self.mode is None else str(load(self.mode)(instance))
+
+    def methods_for(self, instance: Any) -> dict[str, Method]:
+        """The methods that handle this instance."""
+        return _for_mode(self.methods, self.mode_of(instance))
+
+    def bounds_for(self, instance: Any) -> dict[str, BoundMethod]:
+        """The bounds that handle this instance."""
+        return _for_mode(self.bounds, self.mode_of(instance))
+
+    def exporters_for(self, instance: Any) -> dict[str, Entry]:
+        """The exporters that handle this instance's plans."""
+        return _for_mode(self.exporters, self.mode_of(instance))
+
+
+def _for_mode(table: Mapping[str, E], mode: str) -> dict[str, E]:
+    return {name: entry for name, entry in table.items() if not entry.modes or mode in entry.modes}
 
 
 def load(target: str) -> Any:
@@ -81,11 +110,18 @@ def load(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+POOLED = ("pooled",)
 GPU_SELECTION = Family(
     name="gpu_selection",
     question="which GPU types, and how many, serve this load at least cost",
     instance="headroom.instances.gpu_selection:GpuSelection",
-    plan="headroom.formulations.gpu_selection:GpuSelectionPlan",
+    plans=(
+        "headroom.formulations.gpu_selection:GpuSelectionPlan",
+        "headroom.formulations.gpu_selection:ReplicaPlan",
+        "headroom.formulations.gpu_selection:EpochPlan",
+    ),
+    plan_type="headroom.formulations.gpu_selection:plan_type",
+    mode="headroom.formulations.gpu_selection:mode",
     evaluate="headroom.formulations.gpu_selection:evaluate",
     build_model="headroom.formulations.gpu_selection:build_model",
     recheck="headroom.bounds.gpu_selection:recheck",
@@ -96,27 +132,43 @@ GPU_SELECTION = Family(
     methods=MappingProxyType(
         {
             "branching": Method(
-                "headroom.solvers.gpu_selection:branching", "branch and bound whose tree is a certificate of optimality", "exact", seeded=False
+                "headroom.solvers.gpu_selection:branching",
+                "branch and bound whose tree is a certificate of optimality",
+                "exact",
+                seeded=False,
+                modes=POOLED,
             ),
             "highs": Method("headroom.solvers.gpu_selection:highs", "the Pyomo model solved by HiGHS", "exact", seeded=False),
             "cpsat": Method(
-                "headroom.solvers.gpu_selection:cpsat", "CP-SAT: slices directly, continuous shares by Benders cuts", "exact", seeded=False
+                "headroom.solvers.gpu_selection:cpsat",
+                "CP-SAT: slices directly, continuous shares by Benders cuts",
+                "exact",
+                seeded=False,
+                modes=POOLED,
             ),
-            "single_type": Method("headroom.heuristics.gpu_selection:single_type", "the cheapest fleet of one type alone", seeded=False),
+            "single_type": Method(
+                "headroom.heuristics.gpu_selection:single_type", "the cheapest fleet of one type alone", seeded=False, modes=POOLED
+            ),
             "greedy": Method(
-                "headroom.heuristics.gpu_selection:greedy", "each item to its cheapest type per request, then consolidation", seeded=False
+                "headroom.heuristics.gpu_selection:greedy",
+                "each item to its cheapest type per request, then consolidation",
+                seeded=False,
+                modes=POOLED,
             ),
             "online_first_fit": Method(
-                "headroom.heuristics.gpu_selection:OnlineFirstFit", "slices arrive in random order, rent only when nothing fits", "policy"
+                "headroom.heuristics.gpu_selection:OnlineFirstFit",
+                "slices arrive in random order, rent only when nothing fits",
+                "policy",
+                modes=POOLED,
             ),
         }
     ),
     bounds=MappingProxyType(
         {
             "closed_form": BoundMethod(
-                "headroom.bounds.gpu_selection:closed_form", "every item on its cheapest type, replicas divisible", "closed_form"
+                "headroom.bounds.gpu_selection:closed_form", "every item on its cheapest type, replicas divisible", "closed_form", modes=POOLED
             ),
-            "lp": BoundMethod("headroom.bounds.gpu_selection:lp", "linear relaxation with caps and pools, by its multipliers"),
+            "lp": BoundMethod("headroom.bounds.gpu_selection:lp", "linear relaxation with caps and pools, by its multipliers", modes=POOLED),
         }
     ),
     presets=MappingProxyType(
@@ -129,9 +181,11 @@ GPU_SELECTION = Family(
     ),
     exporters=MappingProxyType(
         {
-            "melange": Entry("headroom.export.gpu_selection:melange", "Mélange's result JSON {gpu: count, cost}"),
-            "csv": Entry("headroom.export.gpu_selection:csv_table", "a row for each GPU type and work item with a share"),
-            "deployment": Entry("headroom.export.gpu_selection:deployment", "JSON for a router: replicas by type, routing shares by token range"),
+            "melange": Entry("headroom.export.gpu_selection:melange", "Mélange's result JSON {gpu: count, cost}", modes=POOLED),
+            "csv": Entry("headroom.export.gpu_selection:csv_table", "a row for each GPU type and work item with a share", modes=POOLED),
+            "deployment": Entry(
+                "headroom.export.gpu_selection:deployment", "JSON for a router: replicas by type, routing shares by token range", modes=POOLED
+            ),
         }
     ),
     options=MappingProxyType({"spare_replicas": "--spare"}),

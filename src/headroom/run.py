@@ -80,9 +80,11 @@ def resolve_method(instance: Instance, name: str) -> tuple[str, Method]:
     family = family_of(instance)
     if name == "auto":
         name = str(load(family.auto)(instance))
-    if name not in family.methods:
-        raise InputError(f"method {name!r} is unknown for {family.name}; expected auto or one of {', '.join(family.methods)}")
-    return name, family.methods[name]
+    fitting = family.methods_for(instance)
+    if name not in fitting:
+        reason = f"does not handle mode {family.mode_of(instance)!r} of" if name in family.methods else "is unknown for"
+        raise InputError(f"method {name!r} {reason} {family.name}; expected auto or one of {', '.join(fitting)}")
+    return name, fitting[name]
 
 
 def run(

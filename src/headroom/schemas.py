@@ -28,7 +28,12 @@ def instance_schema(family: Family) -> dict[str, Any]:
 
 def plan_schema(family: Family) -> dict[str, Any]:
     """The schema of the family's plan document; only schema, family and plan are required."""
-    plan, definitions = _model_schema(family.plan)
+    plans: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
+    for target in family.plans:
+        plan, its = _model_schema(target)
+        plans.append(plan)
+        definitions |= its
     violation = {"constraint": {"type": "string"}, "index": {"type": "string"}, "amount": NUMBER, "limit": NUMBER}
     bound = {
         "method": {"type": "string"},
@@ -42,7 +47,7 @@ def plan_schema(family: Family) -> dict[str, Any]:
         "schema": {"const": PLAN_SCHEMA},
         "family": {"const": family.name},
         "instance": _object({"name": TEXT, "sha256": TEXT}),
-        "plan": {"anyOf": [plan, {"type": "null"}]},
+        "plan": {"anyOf": [*plans, {"type": "null"}]},
         "evaluation": _object(
             {
                 "objective": NUMBER,

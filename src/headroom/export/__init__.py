@@ -31,8 +31,10 @@ def export(instance: Instance, document: PlanDocument, target: str, force: bool 
     from headroom.run import family_of
 
     family = family_of(instance)
-    if target not in family.exporters:
-        raise InputError(f"must be one of {', '.join(family.exporters) or 'none'} for {family.name}, got {shown(target)}", "--to")
+    fitting = family.exporters_for(instance)
+    if target not in fitting:
+        mode = f" in mode {family.mode_of(instance)}" if target in family.exporters else ""
+        raise InputError(f"must be one of {', '.join(fitting) or 'none'} for {family.name}{mode}, got {shown(target)}", "--to")
     if document.family != instance.family:
         raise InputError(f"family must be {instance.family!r}, got {document.family!r}", document.source)
     if document.plan is None:
@@ -48,7 +50,7 @@ def export(instance: Instance, document: PlanDocument, target: str, force: bool 
         raise error.within(document.source) from None
     if not evaluation.feasible and not force:
         raise InfeasiblePlanError(evaluation.violations)
-    text: str = family.exporters[target].load()(asked, document)
+    text: str = fitting[target].load()(asked, document)
     return text
 
 
