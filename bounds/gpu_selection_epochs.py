@@ -1,0 +1,130 @@
+r"""Bounds for GPU selection over time, and the recheck of their certificates. `Stages` (in `gpu_selection_stages`) is the problem they see.
+
+| certificate     | data                                            | value                                                                |
+|-----------------|-------------------------------------------------|----------------------------------------------------------------------|
+| `epoch_prices`  | y [T][G], cuts w [K][G], v [T], pool prices [T][P] | Lagrangian: sum_t v_t + the cheapest path of every replica         |
+| `fleet_grid`    | cuts w [K][G]                                   | dynamic programming over all whole fleets that satisfy the cuts      |
+
+Prices. Write every fleet twice, once as the fleet that must serve (m_t in F_t) and once as the paths of its replicas, and price the difference with
+y_tg >= 0. The bound falls apart into (a) for every epoch the cheapest whole fleet in F_t at prices y_t, and (b) for every replica number j of a type a
+path of its own, off or serving in each epoch, that pays rent, pool prices and rises and earns y. Any y is valid. v_t claims (a): the recheck
+searches F_t (as far as the cuts know it) for a fleet cheaper than v_t and takes the divisible fleet's cost, sum_i r_i min_g y_g load_gi, where the claim
+fails or the search would take too long. With `with_cost` false rent and rises count nothing, and a value above 0 proves that there is no plan. This is the Dantzig-Wolfe bound over epochs; the divisible values alone give the linear relaxation.
+
+The grid is exact when the cuts tell the optimal fleets apart; it is what small fleets need, whose wholeness the prices cannot see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headroom.bounds.certificates import CertificateError, floats
+from headroom.bounds.gpu_selection_fleets import cheapest_fleet
+from headroom.bounds.gpu_selection_grid import full_cells, full_grid
+from headroom.bounds.gpu_selection_stages import EPSILON, Stages, stages_of, unserved_items
+from headroom.instances.gpu_selection import GpuSelection
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+RECHECK_NODES = 2_000_000
+MOST_CELLS = 2e7
+"""Grids with more cells than this are neither made nor rechecked: about 160 MB a table."""
+
+
+def path_value(stages: Stages, price: FloatArray, pool_price: FloatArray) -> float:
+    """(b) above: the sum over all replicas of their cheapest paths, rounded down. O(T G)."""
+    cost = stages.rent + (pool_price @ stages.pool_gpus if len(stages.pool_limit) else 0.0) - price
+    total, error = 0.0, 0.0
+    for number, replicas, stands, floor in _classes(stages):
+        value, slack = _cheapest_path(stages, cost[:, number], number, stands, floor)
+        total += replicas * value
+        error += replicas * slack + EPSILON * abs(total)
+    return total - 2 * error
+
+
+def _classes(stages: Stages) -> list[tuple[int, int, bool, npt.NDArray[np.bool_]]]:
+    """(type, how many replicas, whether they stand before epoch 0, [T] whether they must serve) of the replicas numbered 1..most, by kind."""
+    found = []
+    for g in range(stages.types):
+        stand = int(stages.most[g]) if stages.initial is None else int(stages.initial[g])
+        floors = np.unique(stages.least[:, g])
+        borders = sorted({0, int(stages.most[g]), min(stand, int(stages.most[g])), *(int(f) for f in floors)})
+        for below, upto in zip(borders, borders[1:], strict=False):
+            found.append((g, upto - below, upto <= stand, stages.least[:, g] >= upto))
+    return found
+
+
+def _cheapest_path(stages: Stages, cost: FloatArray, g: int, stands: bool, floor: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """One replica, off or serving in each epoch: least total of `cost` [T] over serving epochs and rises, and what rounding may have done to it."""
+    rise = float(stages.rise[g])
+    # Before epoch 0: standing replicas serve, others do not; a free first fleet stands.
+    on, off = (0.0, math.inf) if stands else (math.inf, 0.0)
+    error = 0.0
+    for here, may_rise, must in zip(cost.tolist(), stages.may_rise.tolist(), floor.tolist(), strict=True):
+        start = off + rise if may_rise else math.inf
+        off = math.inf if must else min(on, off)
+        on = min(on, start) + here
+        error += EPSILON * max(abs(on) if on < math.inf else 0.0, abs(off) if off < math.inf else 0.0, rise)
+    return min(on, off), 4 * error
+
+
+def prices_value(instance: GpuSelection, certificate: Mapping[str, Any]) -> float:
+    """What an `epoch_prices` certificate proves [USD]. O(T K) when claims are divisible fleets', else a search in F_t for each other epoch."""
+    stages = stages_of(instance)
+    with_cost = bool(certificate.get("with_cost", True))
+    if not with_cost:
+        stages = replace(stages, rent=np.zeros(stages.types), rise=np.zeros(stages.types))
+    steps, types = stages.epochs, stages.types
+    price = floats(certificate, "price", (steps, types))
+    cuts = floats(certificate, "cuts", (None, types))
+    claimed = floats(certificate, "fleet_value", (steps,))
+    pools = len(stages.pool_limit)
+    pool_price = floats(certificate, "pool_price", (steps, pools)) if pools else np.zeros((steps, 0))
+    for name, array in (("price", price), ("cuts", cuts), ("pool_price", pool_price)):
+        if (array < 0).any():
+            raise CertificateError(f"certificate.{name} must not be negative")
+    divisible = stages.need_of(price) * (1 - 1e-12)
+    needs = stages.needs(cuts)
+    value = divisible.copy()
+    for t in np.flatnonzero(claimed > divisible):
+        rules = np.vstack([price[t], cuts])
+        _, cheaper, proved = cheapest_fleet(price[t], rules, np.append(divisible[t], needs[:, t]), stages.most, float(claimed[t]), RECHECK_NODES)
+        if proved and cheaper is None:
+            value[t] = claimed[t] * (1 - 1e-11)
+    pool_cost = math.fsum((pool_price * stages.pool_limit).ravel()) * (1 + 1e-14) if pools else 0.0
+    whole = math.fsum(value)
+    paths = path_value(stages, price, pool_price)
+    total = whole + paths - pool_cost
+    total -= 8 * EPSILON * (abs(whole) + abs(paths) + abs(pool_cost))
+    if not with_cost:
+        return math.inf if total > 0 else -math.inf
+    return total
+
+
+def grid_value(instance: GpuSelection, certificate: Mapping[str, Any]) -> float:
+    """What a `fleet_grid` certificate proves [USD]: the dynamic program over all fleets that satisfy the cuts. O(T cells G)."""
+    stages = stages_of(instance)
+    cuts = floats(certificate, "cuts", (None, stages.types))
+    if (cuts < 0).any():
+        raise CertificateError("certificate.cuts must not be negative")
+    if full_cells(stages) > MOST_CELLS:
+        raise CertificateError(f"certificate.kind fleet_grid needs {full_cells(stages):.2g} cells; at most {MOST_CELLS:.2g} are rechecked")
+    return full_grid(stages, cuts).bound()
+
+
+def recheck_epochs(instance: GpuSelection, certificate: Mapping[str, Any]) -> float:
+    """The value an epochs certificate proves; +inf: no plan. Raises `CertificateError`."""
+    if len(unserved_items(instance)):
+        return math.inf
+    kind = certificate.get("kind")
+    if kind == "epoch_prices":
+        return prices_value(instance, certificate)
+    if kind == "fleet_grid":
+        return grid_value(instance, certificate)
+    raise CertificateError(f"certificate.kind must be 'epoch_prices' or 'fleet_grid', got {kind!r}")

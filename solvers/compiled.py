@@ -1,0 +1,24 @@
+"""Functions compiled by numba, with their machine code kept between runs where a folder for it can be written.
+
+numba refuses `cache=True` at import when neither the source's folder nor the user's cache folder is writable; then the function is compiled
+anew in each process. A compiled function and all compiled functions it calls belong in one file: numba does not see edits elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, compiled on its first call for the types it is given."""
+    import numba
+
+    jit: Any = numba.njit
+    try:
+        return cast("Callable[P, R]", jit(cache=True)(function))
+    except RuntimeError:  # "cannot cache function: no locator available": nothing is writable
+        return cast("Callable[P, R]", jit(function))
