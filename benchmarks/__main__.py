@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import gpu_selection
+from benchmarks import gpu_selection, gpu_selection_sweeps
 
 if __name__ == "__main__":
     gpu_selection.main(["--short"])
+    print()
+    gpu_selection_sweeps.main(["--short"])

@@ -5,6 +5,8 @@
 | `closed_form` | sum_i min_g p_g r_i / (u q_gi)                                   | closed form                                    |
 | `lp`          | linear relaxation with caps, pools and situations                | certificate: prices, rechecked in rationals    |
 | branch tree   | made by `solvers.gpu_selection:branching`                        | certificate: a tree of prices (`_tree`)        |
+| over epochs    | `epoch_prices` in `_epoch_prices`, `fleet_grid` of `decomposition` | certificate: prices, or cuts for a grid (`_epochs`) |
+| whole replicas | `column_generation` in `_patterns`, and the tree of that method | certificate: slice prices (`_per_replica`)     |
 
 `recheck` needs numpy alone. Source of the closed form: divisible replicas turn the model into one independent choice an item.
 """
@@ -20,10 +22,15 @@ import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError, floats
 from headroom.bounds.gpu_selection_boxes import Data, data_of
+from headroom.bounds.gpu_selection_epochs import recheck_epochs
 from headroom.bounds.gpu_selection_lagrangian import exact_dual_value, round_down
+from headroom.bounds.gpu_selection_per_replica import KIND as PATTERN_KIND
+from headroom.bounds.gpu_selection_per_replica import recheck_pattern_tree
+from headroom.bounds.gpu_selection_stages import closed_form_value
 from headroom.bounds.gpu_selection_tree import recheck_tree
+from headroom.formulations.gpu_selection_per_replica import slice_sizes
 from headroom.formulations.progress import Progress
-from headroom.formulations.tolerances import CERTIFICATE_SLACK
+from headroom.formulations.tolerances import CERTIFICATE_SLACK, FEASIBILITY
 from headroom.formulations.types import Bound, SolveParams
 from headroom.instances.gpu_selection import GpuSelection
 
@@ -39,13 +46,17 @@ def closed_form(instance: GpuSelection, params: SolveParams, progress: Progress)
 
 
 def _closed_form_value(instance: GpuSelection) -> float:
-    able = instance.can_serve[:, instance.loaded_items]
-    if not able.any(axis=0).all():
+    if instance.mode == "epochs":
+        return closed_form_value(instance)
+    able = instance.can_serve
+    if instance.mode == "per_replica":  # divisible replicas still hold no slice that fits no replica
+        able = able & (slice_sizes(instance) <= instance.max_utilisation * (1.0 + FEASIBILITY))
+    if not able[:, instance.loaded_items].any(axis=0).all():
         return math.inf
     total = Fraction(0)
     price = [Fraction(float(p)) for p in instance.price_usd_per_h]
     for i in instance.loaded_items:
-        cheapest = min(price[g] / Fraction(float(instance.throughput_per_s[g, i])) for g in np.flatnonzero(instance.can_serve[:, i]))
+        cheapest = min(price[g] / Fraction(float(instance.throughput_per_s[g, i])) for g in np.flatnonzero(able[:, i]))
         total += Fraction(float(instance.rate_per_s[i])) * cheapest
     return round_down(total / Fraction(instance.max_utilisation) / (1 + Fraction(CERTIFICATE_SLACK)))
 
@@ -76,9 +87,15 @@ def recheck(instance: GpuSelection, bound: Bound) -> float:
     if bound.proof != "certificate" or bound.certificate is None:
         raise CertificateError(f"bound {bound.method!r} carries no certificate")
     kind = bound.certificate.get("kind")
+    if instance.mode == "epochs":
+        return recheck_epochs(instance, bound.certificate)
     unserved = not instance.can_serve[:, instance.loaded_items].any(axis=0).all()
     if unserved:
         return math.inf
+    if instance.mode == "per_replica":
+        if kind == PATTERN_KIND:
+            return recheck_pattern_tree(instance, bound.certificate)
+        raise CertificateError(f"certificate.kind must be {PATTERN_KIND!r}, got {kind!r}")
     if kind == "prices":
         return _recheck_prices(instance, bound.certificate)
     if kind == "branch_tree":

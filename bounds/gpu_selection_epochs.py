@@ -5,17 +5,19 @@ r"""Bounds for GPU selection over time, and the recheck of their certificates. `
 | `epoch_prices`  | y [T][G], cuts w [K][G], v [T], pool prices [T][P] | Lagrangian: sum_t v_t + the cheapest path of every replica         |
 | `fleet_grid`    | cuts w [K][G]                                   | dynamic programming over all whole fleets that satisfy the cuts      |
 
-Prices. Write every fleet twice, once as the fleet that must serve (m_t in F_t) and once as the paths of its replicas, and price the difference with
-y_tg >= 0. The bound falls apart into (a) for every epoch the cheapest whole fleet in F_t at prices y_t, and (b) for every replica number j of a type a
-path of its own, off or serving in each epoch, that pays rent, pool prices and rises and earns y. Any y is valid. v_t claims (a): the recheck
-searches F_t (as far as the cuts know it) for a fleet cheaper than v_t and takes the divisible fleet's cost, sum_i r_i min_g y_g load_gi, where the claim
-fails or the search would take too long. With `with_cost` false rent and rises count nothing, and a value above 0 proves that there is no plan. This is the Dantzig-Wolfe bound over epochs; the divisible values alone give the linear relaxation.
+Prices. Write every fleet twice, once as the fleet that must serve (m_t in F_t) and once as the paths of its replicas, and price the difference
+with y_tg >= 0. The bound falls apart into (a) for every epoch the cheapest whole fleet in F_t at prices y_t, and (b) for every replica number j of
+a type a path of its own, off or serving in each epoch, that pays rent, pool prices and rises and earns y. Any y is valid. v_t claims (a): the
+recheck searches F_t (as far as the cuts know it) for a fleet cheaper than v_t, and takes the divisible fleet's cost, sum_i r_i min_g y_g load_gi,
+where the claim fails or the search would take too long. With `with_cost` false rent and rises count nothing, and a value above 0 proves that
+there is no plan. The best y gives the Dantzig-Wolfe bound over epochs; divisible values alone give the linear relaxation.
 
 The grid is exact when the cuts tell the optimal fleets apart; it is what small fleets need, whose wholeness the prices cannot see.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -55,7 +57,7 @@ def _classes(stages: Stages) -> list[tuple[int, int, bool, npt.NDArray[np.bool_]
         stand = int(stages.most[g]) if stages.initial is None else int(stages.initial[g])
         floors = np.unique(stages.least[:, g])
         borders = sorted({0, int(stages.most[g]), min(stand, int(stages.most[g])), *(int(f) for f in floors)})
-        for below, upto in zip(borders, borders[1:], strict=False):
+        for below, upto in itertools.pairwise(borders):
             found.append((g, upto - below, upto <= stand, stages.least[:, g] >= upto))
     return found
 

@@ -27,7 +27,7 @@ ROUND = 1e-12
 
 
 def _one_type(value: FloatArray, out: FloatArray, outer: int, width: int, inner: int, shift: int, rise: float, may_rise: bool, rent: float) -> None:
-    """One axis of the recursion on a flat table [outer][width][inner]: out[j] = rent j + the least over old counts i, where i = j + shift is no change."""
+    """One axis of the recursion on a flat table [outer][width][inner]: out[j] = rent j + the least over old counts; count j was i = j + shift."""
     infinite = np.inf
     line = np.empty(width)
     for a in range(outer):
@@ -73,6 +73,8 @@ class Grid:
     origin: IntArray
     width: IntArray
     plain: bool = False
+    active: list[IntArray] | None = None
+    """Which cuts count in each epoch; None: all in all. Fewer make a lower value and less work."""
 
     def __post_init__(self) -> None:
         types = self.stages.types
@@ -83,8 +85,6 @@ class Grid:
         axes = np.meshgrid(*[np.arange(self.width[g], dtype=np.float64) for g in self._others], indexing="ij")
         self._rest = np.stack([axis.ravel() for axis in axes]) if self._others else np.zeros((0, 1))
         self._shape = tuple(int(w) for w in self.width)
-        self._uncut = self.cuts[:, self._free] <= 0
-        self._local = self.cuts[:, self._others] @ self._rest
         self.error = 0.0
         """What rounding may have added to any value so far."""
         self.proved = -math.inf
@@ -148,9 +148,11 @@ class Grid:
 
     def _allowed(self, t: int) -> npt.NDArray[np.bool_]:
         stages, here, free = self.stages, self.origin[t], self._free
-        lacking = self.need[:, t, None] * (1 - ROUND) - (self._local + (self.cuts[:, self._others] @ here[self._others])[:, None])
+        chosen = slice(None) if self.active is None else self.active[t]
+        cuts = self.cuts[chosen]
+        lacking = (self.need[chosen, t] * (1 - ROUND))[:, None] - cuts[:, self._others] @ (self._rest + here[self._others, None])
         with np.errstate(divide="ignore", invalid="ignore"):
-            wanted = np.where(self._uncut[:, None], np.where(lacking > 0, np.inf, -np.inf), lacking / self.cuts[:, free, None])
+            wanted = np.where(cuts[:, free, None] <= 0, np.where(lacking > 0, np.inf, -np.inf), lacking / cuts[:, free, None])
         least = np.maximum(wanted.max(axis=0, initial=-np.inf) - 1e-9 - here[free], stages.least[t, free] - here[free])
         table = least.reshape([self._shape[g] for g in self._others])
         allowed: npt.NDArray[np.bool_] = self._along[free] >= np.expand_dims(table, free)

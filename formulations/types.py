@@ -120,9 +120,9 @@ class Outcome:
 
 
 class Heuristic(Protocol):
-    """An offline baseline: sees the whole instance, returns a plan or None, proves nothing."""
+    """An offline baseline: sees the whole instance, returns a plan or None (an Outcome when there is more to say), proves nothing."""
 
-    def __call__(self, instance: Any, rng: np.random.Generator) -> Plan | None: ...
+    def __call__(self, instance: Any, rng: np.random.Generator) -> Plan | Outcome | None: ...
 
 
 class Policy(Protocol):

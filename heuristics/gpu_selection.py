@@ -6,6 +6,8 @@
 | `greedy`           | heuristic | each item on its cheapest type per request, then consolidation                      |
 | `OnlineFirstFit`   | policy    | slices arrive in random order; the first type with room takes one, else rent anew    |
 
+Over epochs: autoscalers in `gpu_selection_autoscaler`, their replay and `static_peak` in `gpu_selection_replay`.
+
 With `spare_replicas` each keeps one replica more of every type in use than its shares need, so that the same shares survive a loss.
 """
 
@@ -14,14 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.gpu_selection_boxes import Data, data_of
 from headroom.formulations.gpu_selection import GpuSelectionPlan, plan_from_arrays
+from headroom.formulations.types import Outcome, Plan
 from headroom.heuristics.gpu_selection_consolidate import consolidate, counts_for, fits
+from headroom.heuristics.gpu_selection_replay import replay_policy
 from headroom.instances.gpu_selection import GpuSelection
 
 FloatArray = npt.NDArray[np.float64]
@@ -216,7 +220,18 @@ def arrivals(instance: GpuSelection, rng: np.random.Generator) -> Iterator[tuple
         yield int(i), Slice(load[:, i])
 
 
-def replay(instance: GpuSelection, policy: Callable[[Market], SlicePolicy], rng: np.random.Generator) -> GpuSelectionPlan | None:
+def replay(instance: GpuSelection, policy: Callable[[Any], Any], rng: np.random.Generator) -> Plan | Outcome | None:
+    """Feed a policy what it may see: slices one by one, or with epochs the rates of one epoch at a time (then with what it dropped as a note)."""
+    if instance.mode == "epochs":
+        return replay_policy(instance, policy).outcome()
+    if instance.mode == "per_replica":
+        from headroom.heuristics.gpu_selection_per_replica import replay_whole
+
+        return replay_whole(instance, policy, rng)
+    return replay_slices(instance, policy, rng)
+
+
+def replay_slices(instance: GpuSelection, policy: Callable[[Market], SlicePolicy], rng: np.random.Generator) -> GpuSelectionPlan | None:
     """Feed a policy its arrivals one by one; None when it had to turn one away or started beyond a pool's limit."""
     data = data_of(instance)
     each = instance.pooled_slices or CONTINUOUS_ARRIVALS_PER_ITEM

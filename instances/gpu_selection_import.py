@@ -17,9 +17,10 @@ from headroom.instances.catalogue import load_catalogue
 from headroom.instances.errors import InputError, shown
 from headroom.instances.files import read_json
 from headroom.instances.gpu_selection import GpuSelection
+from headroom.instances.gpu_selection_import_epochs import EpochOptions, imported_epochs
 from headroom.instances.gpu_selection_replicas import RentedReplica, choose_replicas
 from headroom.instances.performance_table import Limits, OperatingPoint, RequestSizes, operating_point, read_performance_table
-from headroom.instances.request_traces import read_trace, sha256_of, sniff_format
+from headroom.instances.request_traces import read_trace_and_span, sha256_of, sniff_format
 from headroom.instances.workload import Workload, WorkloadBucket, bucket_edges
 
 DEFAULT_TTFT_S = 2.0
@@ -124,6 +125,10 @@ def import_splitwise_perf(
     output_edges: str | Sequence[int] | None = None,
     beyond_range: str = "drop",
     catalogue: Path | str | None = None,
+    epoch_s: float | None = None,
+    start_delay_epochs: int | None = None,
+    start_cost_usd: float | Mapping[str, float] | None = None,
+    initial_count: int | Mapping[str, int] | None = None,
 ) -> tuple[GpuSelection, list[str]]:
     """An instance from a performance table (`read_performance_table`) and a trace or workload document (`read_trace`), with notices.
 
@@ -133,21 +138,27 @@ def import_splitwise_perf(
     (`beyond_range="drop"`), or are an error ("error"). `model` defaults to the one with strictly most measured configurations. TTFT and TPOT
     hold at the largest request of a bucket, rates are those of the mean request (`operating_point`).
 
+    `epoch_s` makes an instance with epochs, the trace's requests counted in each (`trace_epochs`), `work[].rate_per_s` their mean; the options
+    about starts are `EpochOptions`. For a horizon longer than the trace see `gpu_selection_presets_epochs.daily_rates`.
+
     The model ignores queueing (hence max_utilisation 0.8), the slowing of running decodes by prefills on the same replica, the sharing of
     prefixes, the transfer of KV cache between split pools, and batches of mixed sizes.
     """
     if trace is None:
         raise InputError("needs a request trace or a workload document; expected --trace FILE", str(table))
     _positive(ttft_s=ttft_s, tpot_s=tpot_s)
+    over_time = EpochOptions(epoch_s, start_delay_epochs, start_cost_usd, initial_count)
+    over_time.check()
     if beyond_range not in ("drop", "error"):
         raise InputError(f"beyond_range must be drop or error, got {shown(beyond_range)}")
     table, trace = Path(table), Path(trace)
+    known = load_catalogue(catalogue)
     chosen = choose_replicas(
-        read_performance_table(table), load_catalogue(catalogue),
+        read_performance_table(table), known,
         model=model, hardware=hardware, tp=tp, price=price or {}, stock=stock or {}, usable_memory_share=usable_memory_share, source=str(table),
     )  # fmt: skip
     replicas, notices = chosen.replicas, list(chosen.notices)
-    workload, trace_notices = read_trace(
+    workload, trace_notices, span = read_trace_and_span(
         trace, trace_format, prompt_edges=prompt_edges, output_edges=output_edges, total_rate_per_s=total_rate_per_s, duration_s=duration_s,
         split_prompt=sorted({replica.measured.max_prompt_tokens for replica in replicas}),
         split_output=sorted({replica.measured.max_output_tokens for replica in replicas}),
@@ -158,6 +169,15 @@ def import_splitwise_perf(
     limits = Limits(ttft_s, tpot_s)
     points = [[operating_point(replica.measured, replica.kv_tokens, _sizes(bucket), limits) for bucket in buckets] for replica in replicas]
     work, gpus, throughput = _phases(buckets, replicas, points) if split_phases else _whole(buckets, replicas, points)
+    epochs = None
+    if epoch_s is not None:
+        phases = ("prefill", "decode") if split_phases else (None,)
+        types = [(str(replica.gpu_type(phase)["name"]), replica) for replica in replicas for phase in phases]
+        epochs = imported_epochs(
+            over_time, trace, span, workload, work, types, known, total_rate_per_s=total_rate_per_s, duration_s=duration_s
+        )  # fmt: skip
+        work = [item | {"rate_per_s": rate} for item, rate in zip(work, epochs.mean_rate_per_s, strict=True)]
+        notices += epochs.notices
     unservable = [item["name"] for i, item in enumerate(work) if all(math.isnan(row[i]) for row in throughput)]
     if unservable:
         limit = f"TTFT {ttft_s:g} s and TPOT {tpot_s:g} s"
@@ -167,6 +187,9 @@ def import_splitwise_perf(
         "split_phases": split_phases, "ttft_s": ttft_s, "tpot_s": tpot_s, "max_utilisation": max_utilisation,
         "usable_memory_share": usable_memory_share, "slices": slices, "total_rate_per_s": total_rate_per_s, "duration_s": duration_s,
         "prompt_edges": _plain(prompt_edges), "output_edges": _plain(output_edges), "beyond_range": beyond_range,
+        **_given(
+            epoch_s=epoch_s, start_delay_epochs=start_delay_epochs, start_cost_usd=_unfrozen(start_cost_usd), initial_count=_unfrozen(initial_count)
+        ),
     }  # fmt: skip
     provenance = {
         "importer": "splitwise-perf",
@@ -184,6 +207,7 @@ def import_splitwise_perf(
             replica.name: {"prefill": [point.prefill_batch for point in row], "decode": [point.decode_batch for point in row]}
             for replica, row in zip(replicas, points, strict=True)
         },
+        **({} if epochs is None else {"epochs": epochs.facts}),
         "notices": notices,
     }
     fields: dict[str, Any] = {
@@ -194,6 +218,7 @@ def import_splitwise_perf(
         "pools": list(chosen.pools),
     }
     fields |= {"throughput_per_s": np.array(throughput), "max_utilisation": max_utilisation, "slices": slices}
+    fields |= {} if epochs is None else {"epochs": epochs.fields}
     return GpuSelection(**fields), notices
 
 
@@ -286,6 +311,10 @@ def _or_nan(value: float | None) -> float:
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _unfrozen(value: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _plain(edges: str | Sequence[int] | None) -> str | list[int] | None:

@@ -31,7 +31,7 @@ class Importer:
 _TRACE_OPTIONS = ("prompt_edges", "output_edges", "total_rate_per_s", "duration_s")
 _PERFORMANCE_OPTIONS = (
     "model", "hardware", "tp", "price", "stock", "split_phases", "ttft_s", "tpot_s", "max_utilisation", "usable_memory_share", "slices",
-    "beyond_range", "catalogue",
+    "beyond_range", "catalogue", "epoch_s", "start_delay_epochs", "start_cost_usd", "initial_count",
 )  # fmt: skip
 
 IMPORTERS: dict[str, Importer] = {

@@ -19,6 +19,7 @@ import io
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from headroom.instances.errors import InputError, shown
 from headroom.instances.files import unreadable
-from headroom.instances.trace_formats import PARSERS, TraceParser
+from headroom.instances.trace_formats import PARSERS, Batch, TraceParser
 from headroom.instances.workload import BucketCounter, TraceSource, Workload, bucket_edges
 
 BLOCK_BYTES = 2**23
@@ -62,7 +63,34 @@ def read_trace(
     scales the whole workload; `duration_s` replaces last − first arrival. Edges mean nothing for a workload document and are refused there.
     One pass, memory independent of the number of requests. Raises `InputError` with file, line, field, value and what was expected.
     """
-    path = Path(path)
+    workload, notices, _ = read_trace_and_span(
+        Path(path), trace_format, prompt_edges=prompt_edges, output_edges=output_edges, split_prompt=split_prompt, split_output=split_output,
+        total_rate_per_s=total_rate_per_s, duration_s=duration_s,
+    )  # fmt: skip
+    return workload, notices
+
+
+@dataclass(frozen=True)
+class Span:
+    """First and last arrival of a trace in the ticks of its format."""
+
+    format: str
+    first: float
+    last: float
+
+
+def read_trace_and_span(
+    path: Path,
+    trace_format: str | None = None,
+    *,
+    prompt_edges: str | Sequence[int] | None = None,
+    output_edges: str | Sequence[int] | None = None,
+    split_prompt: Sequence[int] = (),
+    split_output: Sequence[int] = (),
+    total_rate_per_s: float | None = None,
+    duration_s: float | None = None,
+) -> tuple[Workload, list[str], Span | None]:
+    """As `read_trace`, with the time the arrivals span; None for a workload document, which has no times."""
     if total_rate_per_s is not None and duration_s is not None:
         raise InputError("total_rate_per_s and duration_s cannot both be given: each of them sets the rate")
     for option, value in (("total_rate_per_s", total_rate_per_s), ("duration_s", duration_s)):
@@ -75,7 +103,7 @@ def read_trace(
         workload = Workload.load(path)
         if duration_s is not None:
             total_rate_per_s = workload.requests / duration_s
-        return (workload.with_rate(total_rate_per_s) if total_rate_per_s is not None else workload), []
+        return (workload.with_rate(total_rate_per_s) if total_rate_per_s is not None else workload), [], None
     if kind not in PARSERS:
         raise InputError(f"trace_format must be one of {', '.join([*PARSERS, 'workload'])}, got {shown(kind)}")
     prompt = sorted({*bucket_edges(prompt_edges, "prompt"), *split_prompt})
@@ -85,15 +113,12 @@ def read_trace(
 
 def _count(
     path: Path, parser: TraceParser, counter: BucketCounter, total_rate_per_s: float | None, duration_s: float | None
-) -> tuple[Workload, list[str]]:
+) -> tuple[Workload, list[str], Span]:
     """Feed the whole file to the counter and set the rates."""
     first, last = math.inf, -math.inf
     zeros = [0, 0]
     try:
-        for first_line, block in _blocks_of_lines(path):
-            batch = parser.parse(block, first_line)
-            if batch is None:
-                continue
+        for batch in batches(path, parser):
             first, last = min(first, batch.ticks.min().item()), max(last, batch.ticks.max().item())
             tokens = (batch.prompt_tokens, batch.output_tokens)
             zeros = [zeros[axis] + int(np.count_nonzero(tokens[axis] == 0)) for axis in (0, 1)]
@@ -120,7 +145,15 @@ def _count(
         )
     except InputError as error:
         raise error.within(str(path)) from None
-    return workload, _notices(path, parser, counter, zeros)
+    return workload, _notices(path, parser, counter, zeros), Span(parser.name, first, last)
+
+
+def batches(path: Path, parser: TraceParser) -> Iterator[Batch]:
+    """The requests of a trace, block after block. Raises `InputError`."""
+    for first_line, block in _blocks_of_lines(path):
+        batch = parser.parse(block, first_line)
+        if batch is not None:
+            yield batch
 
 
 def _notices(path: Path, parser: TraceParser, counter: BucketCounter, zeros: Sequence[int]) -> list[str]:

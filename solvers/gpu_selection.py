@@ -32,8 +32,8 @@ HEURISTIC_NODES = 2000
 
 
 def auto(instance: GpuSelection) -> str:
-    """Own branching: it is the fastest here on every size measured, and its bound is a certificate."""
-    return "branching"
+    """Own branching: it is the fastest here on every size measured, and its bound is a certificate; whole replicas: column generation."""
+    return {"per_replica": "column_generation", "epochs": "decomposition"}.get(instance.mode, "branching")
 
 
 def branching(instance: GpuSelection, params: SolveParams, progress: Progress) -> Outcome:
@@ -86,6 +86,14 @@ def highs(instance: GpuSelection, params: SolveParams, progress: Progress) -> Ou
 
     Prices are scaled to at most 1 for HiGHS, whose tolerances are absolute.
     """
+    if instance.mode == "epochs":
+        from headroom.solvers.gpu_selection_epochs_highs import highs_epochs
+
+        return highs_epochs(instance, params, progress)
+    if instance.mode == "per_replica":
+        from headroom.solvers.gpu_selection_per_replica import highs_per_replica
+
+        return highs_per_replica(instance, params, progress)
     bounds = _start(instance, params, progress)
     if any(bound.value == math.inf for bound in bounds):
         return _infeasible(instance, params, progress, bounds, None)

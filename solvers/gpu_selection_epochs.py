@@ -2,7 +2,7 @@
 
 `decomposition` works on the problem of serving fleets (`bounds/gpu_selection_stages`), in which types meet only in each epoch's covering:
 
-1. Prices by Dantzig-Wolfe (`gpu_selection_epoch_prices`), long horizons window by window, cut where demand falls: a Lagrangian bound with certificate.
+1. Prices by Dantzig-Wolfe (`gpu_selection_epoch_prices`), long horizons window by window: a Lagrangian bound with certificate.
 2. A plan from a corridor around the master's fractional fleets: exact dynamic programming over whole fleets in a moving window.
 3. Where the whole grid of fleets is small enough, dynamic programming on all of it: the optimum, and a certificate of it.
 
@@ -17,22 +17,21 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.gpu_selection_epochs import MOST_CELLS, prices_value
+from headroom.bounds.gpu_selection_epoch_prices import Window, price_bound, search_prices
+from headroom.bounds.gpu_selection_epochs import MOST_CELLS
+from headroom.bounds.gpu_selection_fleet_cuts import CutPool
 from headroom.bounds.gpu_selection_grid import full_cells, full_grid
-from headroom.bounds.gpu_selection_stages import Stages, closed_form_value, stages_of, unserved_items
+from headroom.bounds.gpu_selection_stages import closed_form_value, stages_of, unserved_items
 from headroom.formulations.gpu_selection import EpochPlan, evaluate
 from headroom.formulations.gpu_selection_epochs import fleet, serving
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import OPTIMALITY_GAP
 from headroom.formulations.types import Bound, Outcome, SolveParams, Stop
 from headroom.instances.gpu_selection import GpuSelection
-from headroom.solvers.gpu_selection_cuts import CutPool
-from headroom.solvers.gpu_selection_epoch_prices import Window, WindowPrices
 from headroom.solvers.gpu_selection_epochs_plans import Corridor, plan_for
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-WINDOW = 400
 GRID_CELLS_PER_S = 2.5e7
 """Cells x epochs that dynamic programming gets through in a second, forth and back."""
 LONGEST_GRID_S = 600.0
@@ -63,8 +62,9 @@ class Decomposition:
 
     def run(self) -> None:
         """Bounds and plans, best effort within the limits."""
-        prices = self.prices()
-        self.keep(self.price_bound(prices))
+        prices = search_prices(self.stages, self.pool, self.progress)
+        self.stopped()
+        self.keep(price_bound(self.instance, self.stages, self.pool, prices))
         if prices.missing > 1e-6 and self.infeasible():
             return
         self.improve(np.round(prices.hold).astype(np.int64))
@@ -73,42 +73,12 @@ class Decomposition:
         if self.progress.gap > OPTIMALITY_GAP and not self.stopped() and self._grid_pays():
             self.grid()
 
-    def prices(self) -> WindowPrices:
-        """The windows' prices, side by side."""
-        found = []
-        for first, last in self._windows():
-            window = Window(_part(self.stages, first, last), self.pool, first)
-            found.append(window.run(self.stopped, remaining_s=lambda: self.progress.remaining_s))
-        return WindowPrices(
-            price=np.vstack([part.price for part in found]),
-            value=np.concatenate([part.value for part in found]),
-            pool_price=np.vstack([part.pool_price for part in found]),
-            bound=math.nan,
-            hold=np.vstack([part.hold for part in found]),
-            missing=sum(part.missing for part in found),
-        )
-
-    def _windows(self) -> list[tuple[int, int]]:
-        """Borders about every WINDOW epochs, where the need of the next day's part is lowest: few replicas start there."""
-        steps, need = self.stages.epochs, self.pool.need[0]
-        borders = [0]
-        while steps - borders[-1] > 1.5 * WINDOW:
-            begin, end = borders[-1] + WINDOW // 2, borders[-1] + WINDOW
-            borders.append(begin + int(np.argmin(need[begin:end])))
-        return list(zip(borders, [*borders[1:], steps], strict=True))
-
-    def price_bound(self, prices: WindowPrices, with_cost: bool = True) -> Bound:
-        """The bound that `verify` will recompute from these prices."""
-        certificate = {"kind": "epoch_prices", "price": prices.price, "cuts": self.pool.cuts, "fleet_value": prices.value, "with_cost": with_cost}
-        if len(self.stages.pool_limit):
-            certificate["pool_price"] = prices.pool_price
-        return Bound(prices_value(self.instance, certificate), "decomposition", "certificate", certificate)
-
     def infeasible(self) -> bool:
         """Whether prices without rent or starts prove that there is no plan."""
         free = replace(self.stages, rent=np.zeros(self.stages.types), rise=np.zeros(self.stages.types))
         window = Window(free, self.pool, 0)
-        bound = self.price_bound(window.run(self.stopped, remaining_s=lambda: self.progress.remaining_s), with_cost=False)
+        prices = window.run(self.stopped, remaining_s=lambda: self.progress.remaining_s)
+        bound = price_bound(self.instance, self.stages, self.pool, prices, with_cost=False)
         if bound.value == math.inf:
             self.keep(bound)
         return bound.value == math.inf
@@ -127,13 +97,13 @@ class Decomposition:
     def grid(self) -> None:
         """The whole grid: the optimum over fleets that satisfy the cuts; cuts are added until its fleets can serve."""
         for _ in range(20):
-            cuts, grid = self.pool.cuts, full_grid(self.stages, self.pool.cuts)
+            cuts, grid = self.pool.cuts.copy(), full_grid(self.stages, self.pool.cuts)
             _, path = grid.best(self.stopped)
             if grid.proved > -math.inf:
                 self.keep(Bound(grid.proved, "fleet_grid", "certificate", {"kind": "fleet_grid", "cuts": cuts}))
             if path is None:
                 return
-            if all([self.pool.fits(t, path[t]) for t in range(len(path))]):
+            if self.pool.all_fit(path):
                 self.improve(path)
                 return
 
@@ -145,17 +115,6 @@ class Decomposition:
             if even is not None and evaluate(self.instance, even).feasible:
                 return even
         return plan if isinstance(plan, EpochPlan) else None
-
-
-def _part(stages: Stages, first: int, last: int) -> Stages:
-    """Epochs first..last-1 alone. What stands before them is free after the first part."""
-    return replace(
-        stages,
-        rate=stages.rate[first:last],
-        least=stages.least[first:last],
-        may_rise=stages.may_rise[first:last],
-        initial=stages.initial if first == 0 else None,
-    )
 
 
 def decomposition(instance: GpuSelection, params: SolveParams, progress: Progress) -> Outcome:

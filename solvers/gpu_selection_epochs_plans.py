@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from headroom.bounds.gpu_selection_fleet_cuts import CutPool
 from headroom.bounds.gpu_selection_grid import Grid
 from headroom.bounds.gpu_selection_stages import Stages
 from headroom.formulations.gpu_selection import EpochPlan
 from headroom.formulations.gpu_selection_epochs import epoch_plan, epochs_of, serving
 from headroom.instances.gpu_selection import GpuSelection
-from headroom.solvers.gpu_selection_cuts import CutPool
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -60,7 +60,8 @@ class Corridor:
         best, found = math.inf, None
         for _ in range(MOST_MOVES):
             origin = np.clip(centre - (width - 1) // 2, 0, np.maximum(self.stages.most - width + 1, 0))
-            grid = Grid(self.stages, self.pool.cuts, self.pool.need * self.inflation, origin, width)
+            active = [np.array(chosen) for chosen in self.pool.active]
+            grid = Grid(self.stages, self.pool.cuts, self.pool.need * self.inflation, origin, width, active=active)
             value, path = grid.best(self.stop)
             if path is None:
                 if math.isnan(value):
@@ -95,7 +96,7 @@ class Corridor:
             path = self.improve(path if path is not None else centre)
             if path is None:
                 return None, None
-            if any([not self.pool.fits(t, path[t]) for t in range(len(path))]):
+            if not self.pool.all_fit(path):
                 continue
             found, failed = plan_for(self.instance, self.pool, path, even)
             if found is not None or self.stop():

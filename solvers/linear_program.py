@@ -1,4 +1,4 @@
-"""A linear program that is solved again and again with other bounds: HiGHS' simplex, kept warm.
+"""A linear program that is solved again and again with other bounds, rows and columns: HiGHS' simplex, kept warm.
 
 minimise c x  subject to  row_lower <= A x <= row_upper,  lower <= x <= upper.
 """
@@ -79,6 +79,25 @@ class LinearProgram:
         """Append a row; the basis stays warm."""
         self._solver.addRow(lower, upper, len(columns), columns, values)
         self._row_lower, self._row_upper = np.append(self._row_lower, lower), np.append(self._row_upper, upper)
+
+    def add_columns(self, cost: FloatArray, matrix: sp.csc_matrix | sp.csc_array, lower: FloatArray, upper: FloatArray) -> None:
+        """Append columns [rows x new]; they start at their lower bound, so the basis stays warm."""
+        matrix = sp.csc_matrix(matrix)
+        new = matrix.shape[1]
+        starts, entries = matrix.indptr[:-1].astype(np.int32), matrix.indices.astype(np.int32)
+        status = self._solver.addCols(new, np.asarray(cost, dtype=np.float64), lower, upper, matrix.nnz, starts, entries, matrix.data)
+        if status == self._highspy.HighsStatus.kError:
+            raise RuntimeError("HiGHS refused new columns")
+        self._columns = np.arange(len(self._columns) + new, dtype=np.int32)
+        self._lower, self._upper = np.append(self._lower, lower), np.append(self._upper, upper)
+
+    def delete_columns(self, chosen: npt.NDArray[np.bool_]) -> None:
+        """Remove the chosen columns [columns]; the others keep their order."""
+        gone = np.flatnonzero(chosen).astype(np.int32)
+        if len(gone):
+            self._solver.deleteCols(len(gone), gone)
+            self._columns = np.arange(len(self._columns) - len(gone), dtype=np.int32)
+            self._lower, self._upper = self._lower[~chosen], self._upper[~chosen]
 
     def solve(
         self,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headroom.formulations.types import SolveParams
     from headroom.instances.errors import InputError
     from headroom.run import Result, run
+    from headroom.sweep import Sweep, sweep, sweep_slo
     from headroom.verify import verify
 
     __version__: str
@@ -30,15 +31,18 @@ _HOME = {
     "InputError": "headroom.instances.errors",
     "Result": "headroom.run",
     "SolveParams": "headroom.formulations.types",
+    "Sweep": "headroom.sweep",
     "bound": "headroom.api",
     "compare": "headroom.compare",
     "load": "headroom.api",
     "run": "headroom.run",
     "solve": "headroom.api",
+    "sweep": "headroom.sweep",
+    "sweep_slo": "headroom.sweep",
     "verify": "headroom.verify",
 }
 
-__all__ = ["InputError", "Result", "SolveParams", "__version__", "bound", "compare", "load", "run", "solve", "verify"]
+__all__ = ["InputError", "Result", "SolveParams", "Sweep", "__version__", "bound", "compare", "load", "run", "solve", "sweep", "sweep_slo", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,7 @@ def build_app() -> typer.Typer:
     from headroom.cli_compare import add_compare_command
     from headroom.cli_import import add_import_command
     from headroom.cli_solve import add_solve_command
+    from headroom.cli_sweep import add_sweep_command
     from headroom.cli_tools import add_tool_commands
     from headroom.cli_verify import add_verify_commands
 
@@ -43,6 +44,7 @@ def build_app() -> typer.Typer:
     add_solve_command(app)
     add_bound_commands(app)
     add_compare_command(app)
+    add_sweep_command(app)
     add_verify_commands(app)
     add_import_command(app)
     add_tool_commands(app)

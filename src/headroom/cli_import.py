@@ -48,6 +48,15 @@ def import_command(
     slices: Annotated[int | None, typer.Option(help="Shares are multiples of 1/SLICES; default: any share (melange: as the file says).")] = None,
     beyond_range: Annotated[str | None, typer.Option(help="Requests longer than measured: drop (default, with a notice) or error.")] = None,
     catalogue: Annotated[Path | None, typer.Option(help="JSON with GPUs and models to lay over the bundled catalogue.")] = None,
+    epoch_s: Annotated[float | None, typer.Option(help="Count the trace in epochs of this many s: rates over time.")] = None,
+    start_delay_epochs: Annotated[int | None, typer.Option(help="Epochs in which a started replica serves nothing yet (default 0).")] = None,
+    start_cost_usd: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]USD", help="Cost of starting a replica, of all types or of a type or GPU; may be repeated.")
+    ] = None,
+    initial_count: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[TYPE=]N", help="Replicas that stand before the first epoch (default: as in the first); may be repeated."),
+    ] = None,
 ) -> None:
     """See HELP."""
     options: dict[str, Any] = {
@@ -56,6 +65,8 @@ def import_command(
         "tp": _whole_numbers("--tp", tp), "price": _assignments("--price", price, float), "stock": _assignments("--stock", stock, int),
         "split_phases": split_phases or None, "ttft_s": ttft_s, "tpot_s": tpot_s, "max_utilisation": max_utilisation,
         "usable_memory_share": usable_memory_share, "slices": slices, "beyond_range": beyond_range, "catalogue": catalogue,
+        "epoch_s": epoch_s, "start_delay_epochs": start_delay_epochs, "start_cost_usd": _one_or_named("--start-cost-usd", start_cost_usd, float),
+        "initial_count": _one_or_named("--initial-count", initial_count, int),
     }  # fmt: skip
     if list_formats:
         _print_formats(as_json)
@@ -143,6 +154,19 @@ def _assignments(option: str, texts: list[str] | None, kind: type[int] | type[fl
     return result
 
 
+def _one_or_named(option: str, texts: list[str] | None, kind: type[int] | type[float]) -> int | float | dict[str, int | float] | None:
+    """One VALUE for all, or NAME=VALUE texts as a dictionary."""
+    from headroom.instances.errors import InputError, shown
+
+    if not texts or len(texts) > 1 or "=" in texts[0]:
+        return _assignments(option, texts, kind)
+    try:
+        return kind(texts[0])
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise InputError(f"must be {what}, or NAME={what} for each name, got {shown(texts[0])}", option) from None
+
+
 def _summary(importer: Importer, made: Any, output: Path) -> dict[str, Any]:
     if importer.makes == "workload":
         figures = {"requests": made.requests, "duration_s": made.duration_s, "total_rate_per_s": made.rate_per_s, "buckets": len(made.buckets)}
@@ -159,6 +183,7 @@ def _summary(importer: Importer, made: Any, output: Path) -> dict[str, Any]:
         # Where phases are split, a request is two work items.
         "total_rate_per_s": sum(item.rate_per_s for item in made.work if item.phase != "decode"),
         "unservable": unservable,
+        **({} if made.epochs is None else {"epochs": len(made.epochs.rate_per_s), "epoch_s": made.epochs.epoch_s}),
     }
 
 
@@ -170,6 +195,8 @@ def _as_text(summary: dict[str, Any]) -> str:
     unservable = f"; no type serves {', '.join(summary['unservable'])}" if summary["unservable"] else ""
     types = summary["replica_types"]
     items = f"{summary['work_items']} work items, {rate}"
+    if "epochs" in summary:
+        items += f" on average over {summary['epochs']} epochs of {summary['epoch_s']:g} s"
     return f"{summary['output']}: {summary['makes']} instance, {items}, {len(types)} replica types ({', '.join(types)}){unservable}"
 
 

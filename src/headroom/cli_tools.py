@@ -43,6 +43,7 @@ def families_command(as_json: JsonOption = False) -> int:
         rows += [["bound", name, entry.proof.replace("_", " "), entry.summary] for name, entry in family.bounds.items()]
         rows += [["preset", name, "", summary] for name, summary in family.presets.items()]
         rows += [["export", name, "", entry.summary] for name, entry in family.exporters.items()]
+        rows += [["sweep", name, "", entry.summary] for name, entry in family.sweeps.items()]
         write_out(f"{family.name}: {family.question}\n" + table(("", "name", "kind", "what"), rows) + "\n")
     return 0
 
@@ -56,6 +57,7 @@ def _family_record(family: Family) -> dict[str, Any]:
         "bounds": [{"name": name, "proof": entry.proof, "summary": entry.summary} for name, entry in family.bounds.items()],
         "presets": [{"name": name, "summary": summary} for name, summary in family.presets.items()],
         "exporters": [{"name": name, "summary": entry.summary} for name, entry in family.exporters.items()],
+        "sweeps": [{"name": name, "summary": entry.summary} for name, entry in family.sweeps.items()],
         "options": dict(family.options),
     }
 

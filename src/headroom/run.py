@@ -140,8 +140,9 @@ def _call(entry: Method, family: Family, instance: Instance, params: SolveParams
     if entry.kind == "exact":
         outcome: Outcome = function(instance, params, progress)
         return outcome
-    plan = load(family.replay)(instance, function, params.rng()) if entry.kind == "policy" else function(instance, params.rng())
-    return Outcome(plan=plan)
+    found: Outcome | Plan | None
+    found = load(family.replay)(instance, function, params.rng()) if entry.kind == "policy" else function(instance, params.rng())
+    return found if isinstance(found, Outcome) else Outcome(plan=found)
 
 
 def _judge(

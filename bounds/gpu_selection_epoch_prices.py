@@ -11,24 +11,31 @@ divisible (a point of the linear relaxation). Every round's y is a valid bound; 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from headroom.bounds.gpu_selection_epochs import path_value
-from headroom.bounds.gpu_selection_stages import Stages
-from headroom.solvers.gpu_selection_cuts import CutPool
+from headroom.bounds.gpu_selection_epochs import path_value, prices_value
+from headroom.bounds.gpu_selection_fleet_cuts import CutPool
+from headroom.bounds.gpu_selection_stages import Stages, stages_of, unserved_items
+from headroom.formulations.progress import Progress
+from headroom.formulations.types import Bound, SolveParams
+from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.linear_program import LinearProgram
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 ENOUGH = 2e-4
-"""A window is left when its bound is this close, relative, to its master's objective."""
+"""A window is left when its bound is this close, relative, to its master's objective (unless the caller is content with less)."""
+ENOUGH_IN_LONG_RUNS = 1e-3
 PENALTY = 100.0
+WINDOW = 400
+"""Epochs whose prices are found together."""
 
 
 @dataclass
@@ -131,7 +138,9 @@ class Window:
         point: FloatArray = np.bincount(chosen, weights=np.where(s.rate[t] > 0, busy, 0.0), minlength=s.types)
         return point
 
-    def run(self, stop: Callable[[], bool], rounds: int = 60, remaining_s: Callable[[], float] = lambda: math.inf) -> WindowPrices:
+    def run(
+        self, stop: Callable[[], bool], enough: float = ENOUGH, rounds: int = 60, remaining_s: Callable[[], float] = lambda: math.inf
+    ) -> WindowPrices:
         """Column generation until the bound meets the master, nothing new turns up, or `stop`. Anytime."""
         s, steps, types = self.stages, self.stages.epochs, self.stages.types
         n, pools = steps * types, len(s.pool_limit)
@@ -159,7 +168,7 @@ class Window:
                 best.price, best.value, best.pool_price, best.bound = price, value, pool_price, bound
             if whole and not self.whole:
                 stalled = 0
-            if objective - best.bound <= ENOUGH * abs(objective) or stalled > 8:
+            if objective - best.bound <= enough * abs(objective) or stalled > 8:
                 break
         return best
 
@@ -168,3 +177,59 @@ class Window:
         for t, point in points:
             hold[t] = point
         return hold
+
+
+def search_prices(stages: Stages, pool: CutPool, progress: Progress) -> WindowPrices:
+    """Prices for the whole horizon, found window by window and set side by side: a replica that crosses a border starts free in the second window,
+    so no path of the whole horizon earns more than its parts."""
+    enough = ENOUGH if stages.epochs <= WINDOW else ENOUGH_IN_LONG_RUNS
+    found = []
+    for first, last in _windows(stages, pool.need[0]):
+        window = Window(_part(stages, first, last), pool, first)
+        found.append(window.run(lambda: progress.should_stop() is not None, enough, remaining_s=lambda: progress.remaining_s))
+    return WindowPrices(
+        price=np.vstack([part.price for part in found]),
+        value=np.concatenate([part.value for part in found]),
+        pool_price=np.vstack([part.pool_price for part in found]),
+        bound=math.nan,
+        hold=np.vstack([part.hold for part in found]),
+        missing=sum(part.missing for part in found),
+    )
+
+
+def _windows(stages: Stages, need: FloatArray) -> list[tuple[int, int]]:
+    """Borders about every WINDOW epochs, where the need is lowest: few replicas start there."""
+    borders = [0]
+    while stages.epochs - borders[-1] > 1.5 * WINDOW:
+        begin, end = borders[-1] + WINDOW // 2, borders[-1] + WINDOW
+        borders.append(begin + int(np.argmin(need[begin:end])))
+    return list(itertools.pairwise([*borders, stages.epochs]))
+
+
+def _part(stages: Stages, first: int, last: int) -> Stages:
+    """Epochs first..last-1 alone. What stands before them is free after the first part."""
+    return replace(
+        stages,
+        rate=stages.rate[first:last],
+        least=stages.least[first:last],
+        may_rise=stages.may_rise[first:last],
+        initial=stages.initial if first == 0 else None,
+    )
+
+
+def epoch_prices(instance: GpuSelection, params: SolveParams, progress: Progress) -> Bound:
+    """The Lagrangian bound over epochs by prices that column generation finds; +inf when some item has no type at all."""
+    if len(unserved_items(instance)):
+        return Bound(math.inf, "epoch_prices", "closed_form")
+    stages = stages_of(instance)
+    pool = CutPool(instance, stages)
+    return price_bound(instance, stages, pool, search_prices(stages, pool, progress))
+
+
+def price_bound(instance: GpuSelection, stages: Stages, pool: CutPool, prices: WindowPrices, with_cost: bool = True) -> Bound:
+    """The bound that `verify` will recompute from these prices."""
+    certificate: dict[str, object] = {"kind": "epoch_prices", "price": prices.price, "cuts": pool.cuts.copy(), "fleet_value": prices.value}
+    certificate["with_cost"] = with_cost
+    if len(stages.pool_limit):
+        certificate["pool_price"] = prices.pool_price
+    return Bound(prices_value(instance, certificate), "epoch_prices", "certificate", certificate)

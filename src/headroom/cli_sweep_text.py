@@ -1,0 +1,111 @@
+"""A sweep for people: tables of pieces, points and shadow prices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from headroom.cli_common import number, percent, seconds, table
+from headroom.formulations.tolerances import OPTIMALITY_GAP
+from headroom.sweep_types import Change, Point, PricePiece, ShadowPrice, Sweep
+
+
+def as_text(sweep: Sweep) -> str:
+    """Heading, tables, and what it took."""
+    unit = f" {sweep.objective_unit}" if sweep.objective_unit else ""
+    text = f"{sweep.label} in {sweep.instance_name} ({sweep.family}), objective in{unit or ' its own unit'}\n"
+    if sweep.shadow_prices or sweep.kind == "shadow":
+        text += _base(sweep.points, unit) + _shadow(sweep.shadow_prices, sweep.points[0].objective if sweep.points else 0.0)
+    elif sweep.kind == "slo":
+        text += _points(sweep, sweep.points)
+    else:
+        if sweep.pieces:
+            text += _pieces(sweep, sweep.pieces) + "\n"
+        text += _points(sweep, sweep.points)
+    took = f"{sweep.solves} solves, {sweep.nodes:,} nodes, {seconds(sweep.runtime_s)}, method {sweep.method}"
+    stopped = "" if sweep.stop == "completed" else f"; stopped: {sweep.stop.replace('_', ' ')}"
+    return f"{text}\n{took}{stopped}\n"
+
+
+def fleet_text(fleet: Mapping[str, float]) -> str:
+    """`3 x H100 + 1 x A10G`."""
+    return " + ".join(f"{number(n)} x {name}" for name, n in fleet.items()) or "nothing"
+
+
+def _pieces(sweep: Sweep, pieces: Sequence[PricePiece]) -> str:
+    unit = next(iter(sweep.axes.values()))
+    rows = []
+    for piece in pieces:
+        ends = [number(value) for value in (piece.start, piece.end, piece.cost(piece.start), piece.cost(piece.end))]
+        rows.append([*ends, percent(piece.gap), percent(piece.certified_gap), fleet_text(piece.fleet)])
+    columns = ("from", "to", "cost from", "cost to", "gap", "certified gap", "best fleet")
+    head = f"{sweep.label} [{unit}]: {len(pieces)} mix{'es' if len(pieces) != 1 else ''}"
+    now = "" if sweep.current is None else f", now {number(sweep.current)}"
+    return f"{head}{now}\n" + table(columns, rows, columns[:-1])
+
+
+def _points(sweep: Sweep, points: Sequence[Point]) -> str:
+    axes = list(sweep.axes)
+    with_dual = any(point.lp_dual is not None for point in points)
+    columns = [f"{name} [{unit}]" for name, unit in sweep.axes.items()]
+    numbers = [*columns, "cost", "bound", "gap", "certified gap", "saves a unit", "LP dual", "nodes", "runtime"]
+    rows = []
+    for k, point in enumerate(points):
+        cells = [number(point.at.get(axis)) for axis in axes]
+        cells += ["-" if point.plan is None else number(point.objective), _bound(point.bound), percent(point.gap), percent(point.certified_gap)]
+        if with_dual:
+            cells += [_per_unit(sweep, point, points[k + 1]) if k + 1 < len(points) else "-", number(point.lp_dual)]
+        what = fleet_text(point.fleet) if point.plan is not None else point.status
+        cells += [point.by if point.how == "solved" else f"by {point.by}", str(point.nodes), seconds(point.runtime_s), what]
+        rows.append(cells)
+    middle = ["saves a unit", "LP dual"] if with_dual else []
+    return table([*columns, "cost", "bound", "gap", "certified gap", *middle, "proof", "nodes", "runtime", "fleet"], rows, numbers)
+
+
+def _per_unit(sweep: Sweep, point: Point, following: Point) -> str:
+    """What one more unit saves, on the way to the next value."""
+    (axis,) = sweep.axes
+    if point.plan is None or following.plan is None:
+        return "-"
+    return number(max(0.0, (point.objective - following.objective) / (following.at[axis] - point.at[axis])) + 0.0)
+
+
+def _bound(value: float) -> str:
+    return "none exists" if value == math.inf else number(value)
+
+
+def _base(points: Sequence[Point], unit: str) -> str:
+    if not points:
+        return ""
+    point = points[0]
+    if point.plan is None:
+        return f"as it is: {point.status}\n\n"
+    return f"as it is: {number(point.objective)}{unit}, gap {percent(point.gap)}, {fleet_text(point.fleet)}\n\n"
+
+
+def _shadow(prices: Sequence[ShadowPrice], cost: float) -> str:
+    columns = ("limit", "of", "now", "used", "LP dual", "relaxed by one saves", "tightened by one costs")
+    rows = [
+        [
+            price.constraint,
+            price.index,
+            f"{number(price.limit)} {price.unit}",
+            number(price.used),
+            number(price.lp_dual),
+            _change(price.relaxed, cost),
+            _change(price.tightened, cost),
+        ]
+        for price in prices
+    ]
+    return table(columns, rows, columns[2:])
+
+
+def _change(change: Change | None, cost: float) -> str:
+    """One number where the interval is no wider than two optimality gaps of the cost, as it is between two optima; else the interval too."""
+    if change is None:
+        return "-"
+    if change.least == math.inf:
+        return "no plan left"
+    if change.most - change.least <= 2.1 * OPTIMALITY_GAP * abs(cost):
+        return number(change.value)
+    return f"{number(change.value)} ({number(change.least)} to {number(change.most)})"

@@ -1,0 +1,52 @@
+"""Pictures of sweeps, plans and comparisons, drawn on matplotlib axes that the caller makes (or into a file by `save_sweep`).
+
+| function                              | shows                                                                    |
+|---------------------------------------|--------------------------------------------------------------------------|
+| `price_sweep(ax, sweep)`              | cost against a price, every change of the best mix, the mixes by name    |
+| `cost_mix(ax, sweep)`                 | cost by GPU type, stacked, against the rate                              |
+| `limit_sweep(ax, sweep)`              | cost against a cap or a floor                                            |
+| `slo_heat_map(ax, sweep)`             | cost over latency limits                                                 |
+| `shadow_price_bars(ax, sweep)`        | what one more and one less of each limit is worth, beside the LP's price |
+| `fleet(ax, instance, plan)`           | what a plan rents and what each type costs                               |
+| `epochs(ax, instance, plan)`          | the fleet over time, stacked, with the load                              |
+| `gap_distribution(ax, comparison)`    | gaps to the best bound, method by method                                 |
+
+Nothing here needs a display: figures are made without pyplot. matplotlib is imported when a function is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headroom.plots.comparisons import gap_distribution
+    from headroom.plots.files import figure, save, save_sweep
+    from headroom.plots.plans import epochs, fleet
+    from headroom.plots.sweeps import cost_mix, limit_sweep, price_sweep, shadow_price_bars, slo_heat_map
+
+_HOME = {
+    "cost_mix": "sweeps", "limit_sweep": "sweeps", "price_sweep": "sweeps", "shadow_price_bars": "sweeps", "slo_heat_map": "sweeps",
+    "epochs": "plans", "fleet": "plans", "gap_distribution": "comparisons", "figure": "files", "save": "files", "save_sweep": "files",
+}  # fmt: skip
+
+__all__ = [
+    "cost_mix",
+    "epochs",
+    "figure",
+    "fleet",
+    "gap_distribution",
+    "limit_sweep",
+    "price_sweep",
+    "save",
+    "save_sweep",
+    "shadow_price_bars",
+    "slo_heat_map",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(f"headroom.plots.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
