@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import gpu_selection, gpu_selection_sweeps
+from benchmarks import gpu_selection, gpu_selection_per_replica, gpu_selection_sweeps
 
 if __name__ == "__main__":
     gpu_selection.main(["--short"])
+    print()
+    gpu_selection_per_replica.main(["--short"])
     print()
     gpu_selection_sweeps.main(["--short"])

@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,9 @@ from headroom.bounds.gpu_selection_stages import Stages, stages_of, unserved_ite
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import Bound, SolveParams
 from headroom.instances.gpu_selection import GpuSelection
-from headroom.solvers.linear_program import LinearProgram
+
+if TYPE_CHECKING:
+    from headroom.solvers.linear_program import LinearProgram
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -34,6 +37,8 @@ ENOUGH = 2e-4
 """A window is left when its bound is this close, relative, to its master's objective (unless the caller is content with less)."""
 ENOUGH_IN_LONG_RUNS = 1e-3
 PENALTY = 100.0
+TIME_SHARE = 0.6
+"""Part of the time left that prices may take: a plan wants the rest."""
 WINDOW = 400
 """Epochs whose prices are found together."""
 
@@ -89,6 +94,8 @@ class Window:
         lower = np.concatenate([s.least.ravel().astype(np.float64), np.zeros(2 * n)])
         upper = np.concatenate([np.tile(s.most.astype(np.float64), steps), rise_upper, np.full(n, np.inf)])
         self._rows = len(row_lower)
+        from headroom.solvers.linear_program import LinearProgram
+
         return LinearProgram(cost, matrix, row_lower, row_upper, lower, upper)
 
     def _push(self, points: list[tuple[int, FloatArray]]) -> None:
@@ -183,10 +190,16 @@ def search_prices(stages: Stages, pool: CutPool, progress: Progress) -> WindowPr
     """Prices for the whole horizon, found window by window and set side by side: a replica that crosses a border starts free in the second window,
     so no path of the whole horizon earns more than its parts."""
     enough = ENOUGH if stages.epochs <= WINDOW else ENOUGH_IN_LONG_RUNS
+    budget_s, begun = TIME_SHARE * progress.remaining_s, progress.elapsed_s
     found = []
     for first, last in _windows(stages, pool.need[0]):
+        deadline = begun + budget_s * last / stages.epochs
+
+        def stop(deadline: float = deadline) -> bool:
+            return progress.should_stop() is not None or progress.elapsed_s > deadline
+
         window = Window(_part(stages, first, last), pool, first)
-        found.append(window.run(lambda: progress.should_stop() is not None, enough, remaining_s=lambda: progress.remaining_s))
+        found.append(window.run(stop, enough, remaining_s=lambda: progress.remaining_s))
     return WindowPrices(
         price=np.vstack([part.price for part in found]),
         value=np.concatenate([part.value for part in found]),

@@ -49,7 +49,7 @@ PATTERN_ROOM = 0.9 * FEASIBILITY
 EXACT, QUICK = 1e-9, 1e-3
 """Relative tolerance of the knapsacks."""
 WORTH_MARGIN = 2e-10
-"""Relative; what the price tables add to the knapsacks' bounds so that another way of adding up confirms them."""
+"""Relative; what a price table adds to the knapsacks' bounds: the recheck, which adds up in another way, must not find more."""
 
 
 def pattern_fits(data: PatternData, pattern: Pattern) -> bool:
@@ -322,7 +322,7 @@ def root_proof(program: PatternProgram) -> tuple[list[PriceTable], TreeNode]:
         none = np.zeros(len(data.pool_limit))
         with np.errstate(divide="ignore", invalid="ignore"):
             cheapest = np.where(data.can_hold, data.price[:, None] * data.size, np.inf).min(axis=0) / data.capacity
-        table = PriceTable(cheapest * (1 - 1e-12), data.price.copy())
+        table = PriceTable(cheapest * (1 - 1e-9), data.price.copy())
         return [table], TreeNode(Multipliers(((0, 1.0),), none))
     return [best.table], TreeNode(Multipliers(((0, 1.0),), best.pool, best.with_cost))
 

@@ -38,6 +38,8 @@ from headroom.instances.gpu_selection import GpuSelection
 FloatArray = npt.NDArray[np.float64]
 KIND = "pattern_prices_tree"
 LEAF, ON_COUNT, ON_SLICES = 0, 1, 2
+TARGET = 1 - 1e-10
+"""A recorded worth is this part of what was counted on, so that its proof, which adds a margin, does not end above that."""
 Split = tuple[int, int, int, int]
 """(kind, gpu, item, value); items are counted among those with load."""
 
@@ -231,7 +233,7 @@ def to_pattern_certificate(root: TreeNode, tables: Sequence[PriceTable]) -> dict
     return {
         "kind": KIND,
         "slice_price": np.array([tables[c].base for c in used]),
-        "pattern_worth": np.array([tables[c].worth for c in used]),
+        "pattern_worth": np.array([tables[c].worth * TARGET for c in used]),
         "change": np.array([change[:3] for change in changes], dtype=np.int64),
         "change_price": np.array([change[3] for change in changes]),
         "split": np.array([node.split for node in nodes]),

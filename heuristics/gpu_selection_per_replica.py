@@ -43,8 +43,9 @@ class Group:
     replicas: int
 
 
-Choose = Callable[[PatternData, list[Group], int], int | None]
-"""f(data, groups, item) -> index of the group whose next replica takes a slice of the item, or None for a new replica."""
+Choose = Callable[[PatternData, list[Group], int, int], int | None]
+"""f(data, groups, item, start) -> index of the group whose next replica takes a slice of the item, or None for a new replica. The groups before
+`start` have been found to have no room for the item."""
 
 
 def first_fit_decreasing(instance: GpuSelection, rng: np.random.Generator) -> ReplicaPlan | None:
@@ -66,14 +67,14 @@ def _best_of_orders(instance: GpuSelection, choose: Choose) -> ReplicaPlan | Non
     return None if patterns is None else plan_of_patterns(instance, patterns)
 
 
-def best_packing(data: PatternData, choose: Choose | None = None) -> Patterns | None:
-    """The cheapest packing over all orders and rules; None when none of them ends within the limits."""
+def best_packing(data: PatternData, choose: Choose | None = None, stop: Callable[[], object] = lambda: None) -> Patterns | None:
+    """The cheapest packing over all orders and rules; None when none of them ends within the limits (or `stop` says so before the first does)."""
     if not data.can_hold.any(axis=0).all():
         return None
     best: Patterns | None = None
     for order in orders(data):
         for rule in NEW_REPLICA:
-            patterns = pack(data, order, choose or _first_fit, rule)
+            patterns = pack(data, order, choose or _first_fit, rule, stop)
             if patterns is not None and (best is None or cost_of(data, patterns) < cost_of(data, best)):
                 best = patterns
     return best
@@ -108,18 +109,26 @@ def _by_price(data: PatternData, item: int) -> FloatArray:
 NEW_REPLICA: tuple[Callable[[PatternData, int], FloatArray], ...] = (_by_slice, _by_filling, _by_price)
 
 
-def pack(data: PatternData, order: IntArray, choose: Choose, rank: Callable[[PatternData, int], FloatArray]) -> Patterns | None:
+def pack(
+    data: PatternData,
+    order: IntArray,
+    choose: Choose,
+    rank: Callable[[PatternData, int], FloatArray],
+    stop: Callable[[], object] = lambda: None,
+) -> Patterns | None:
     """Place the items in order, each slice where `choose` says, else on a new replica of the type that `rank` puts first and limits allow."""
     groups = [Group(g, np.zeros(len(data.items), dtype=np.int64), 0.0, int(n)) for g, n in enumerate(data.instance.min_count) if n]
     for item in order.tolist():
-        left = int(data.slices[item])
+        left, start = int(data.slices[item]), 0
+        if stop():
+            return None
         while left > 0:
-            at = choose(data, groups, item)
+            at = choose(data, groups, item, start)
             if at is None:
                 at = _rent(data, groups, item, left, rank)
                 if at is None:
                     return None
-            left -= _fill(data, groups, at, item, left)
+            left, start = left - _fill(data, groups, at, item, left), at
     return cheaper_types(data, [(group.gpu, group.held, group.replicas) for group in groups])
 
 
@@ -131,13 +140,22 @@ def _room_for(data: PatternData, group: Group, item: int) -> int:
     return int(max(room, 0.0) / data.size[group.gpu, item])
 
 
-def _first_fit(data: PatternData, groups: list[Group], item: int) -> int | None:
-    return next((at for at, group in enumerate(groups) if _room_for(data, group, item) > 0), None)
+def _first_fit(data: PatternData, groups: list[Group], item: int, start: int) -> int | None:
+    need, limit = data.size[:, item].tolist(), data.instance.max_utilisation * (1 + ROOM)
+    for at in range(start, len(groups)):
+        group = groups[at]
+        if 0 < need[group.gpu] <= limit - group.load:
+            return at
+    return None
 
 
-def _best_fit(data: PatternData, groups: list[Group], item: int) -> int | None:
-    fitting = [at for at, group in enumerate(groups) if _room_for(data, group, item) > 0]
-    return max(fitting, key=lambda at: groups[at].load, default=None)
+def _best_fit(data: PatternData, groups: list[Group], item: int, start: int) -> int | None:
+    need, limit = data.size[:, item].tolist(), data.instance.max_utilisation * (1 + ROOM)
+    best, load = None, -1.0
+    for at, group in enumerate(groups):
+        if group.load > load and 0 < need[group.gpu] <= limit - group.load:
+            best, load = at, group.load
+    return best
 
 
 def _fill(data: PatternData, groups: list[Group], at: int, item: int, left: int) -> int:
@@ -174,7 +192,7 @@ def _rent(data: PatternData, groups: list[Group], item: int, left: int, rank: Ca
 
 def may_grow(data: PatternData, n: FloatArray, g: int) -> float:
     """How many more replicas of g caps and pools allow beside counts n [G]."""
-    most = float(data.instance.max_count[g]) - n[g]
+    most = float(data.instance.max_count[g] - n[g])
     for gpus, limit in zip(data.pool_gpus, data.pool_limit, strict=True):
         if gpus[g] > 0:
             most = min(most, math.floor((limit - float(gpus @ n)) / gpus[g]))
@@ -235,26 +253,27 @@ class OnlineWholeFirstFit:
 
     def __init__(self, market: Market) -> None:
         self.market = market
-        self.count = np.zeros(len(market.price_usd_per_h))
+        self.count = market.min_count.copy()
+        self.untouched = market.min_count.copy()
+        """Replicas [G] that `min_count` asks for and that hold nothing yet."""
         self.gpu: list[int] = []
+        """Type of each replica that holds something, in order of its first slice."""
         self._load = np.zeros(16)
         self._type = np.zeros(16, dtype=np.int64)
-        for g, least in enumerate(market.min_count):
-            for _ in range(int(least)):
-                self._rent(g)
 
     def decide(self, arrival: Slice) -> tuple[int, int] | None:
-        """(type, number of the replica in order of renting) that takes the slice, or None when none has room and none may be rented."""
+        """(type, number of the replica) that takes the slice, or None when none has room and none may be rented."""
         need, limit = arrival.load_replicas, self.market.max_utilisation * (1 + ROOM)
         fits = self._load[: len(self.gpu)] + need[self._type[: len(self.gpu)]] <= limit
         at = int(np.argmax(fits)) if fits.any() else -1
         if at < 0:
             able = np.flatnonzero(need <= limit)
-            order = able[np.argsort(self.market.price_usd_per_h[able] * need[able], kind="stable")]
-            g = next((int(g) for g in order if self._may_rent(int(g))), None)
+            order = able[np.argsort(self.market.price_usd_per_h[able] * need[able], kind="stable")].tolist()
+            g = next((g for g in order if self.untouched[g] > 0), None)
+            g = next((g for g in order if self._may_rent(g)), None) if g is None else g
             if g is None:
                 return None
-            at = self._rent(g)
+            at = self._open(g)
         self._load[at] += need[self.gpu[at]]
         return self.gpu[at], at
 
@@ -262,14 +281,18 @@ class OnlineWholeFirstFit:
         used = self.market.pool_gpus @ self.count + self.market.pool_gpus[:, g]
         return bool(self.count[g] + 1 <= self.market.max_count[g] and (used <= self.market.pool_limit).all())
 
-    def _rent(self, g: int) -> int:
+    def _open(self, g: int) -> int:
+        """Put an empty replica of g to use, a required one if there is one left."""
         at = len(self.gpu)
         if at == len(self._load):
             self._load = np.concatenate([self._load, np.zeros(at)])
             self._type = np.concatenate([self._type, np.zeros(at, dtype=np.int64)])
         self.gpu.append(g)
         self._type[at] = g
-        self.count[g] += 1
+        if self.untouched[g] > 0:
+            self.untouched[g] -= 1
+        else:
+            self.count[g] += 1
         return at
 
 
@@ -299,4 +322,6 @@ def replay_whole(instance: GpuSelection, policy: Callable[[Market], OnlineWholeF
         for i, slices in held.get(at, {}).items():
             z[i] = slices
         patterns.append((g, z, 1))
+    nothing = np.zeros(len(data.items), dtype=np.int64)
+    patterns += [(g, nothing, int(decider.untouched[g])) for g in np.flatnonzero(decider.untouched).tolist()]
     return plan_of_patterns(instance, patterns)

@@ -63,7 +63,7 @@ def _linear_bound(v: FloatArray, a: FloatArray, b: FloatArray, first: int, room:
             room -= whole
             value += v[i] * b[i]
         else:
-            return value + v[i] * (room / a[i])
+            return float(value + v[i] * (room / a[i]))
     return value
 
 

@@ -12,6 +12,7 @@ Small fleets have a wide Lagrangian gap (wholeness over time) and a small grid; 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -27,14 +28,20 @@ from headroom.formulations.gpu_selection_epochs import fleet, serving
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import OPTIMALITY_GAP
 from headroom.formulations.types import Bound, Outcome, SolveParams, Stop
+from headroom.heuristics.gpu_selection_autoscaler import HoldK
+from headroom.heuristics.gpu_selection_fleets import epoch_market
+from headroom.heuristics.gpu_selection_replay import fleets
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.gpu_selection_epochs_plans import Corridor, plan_for
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-GRID_CELLS_PER_S = 2.5e7
-"""Cells x epochs that dynamic programming gets through in a second, forth and back."""
+GRID_CELLS_PER_S = 6e7
+"""Cells x epochs that dynamic programming gets through in a second on its way forth, which gives the bound. The way back, which gives the plan, takes
+twice as long; it is left out when time is up, for the corridor's plan is seldom far from it."""
 LONGEST_GRID_S = 600.0
+SECONDS_A_DECISION = 4e-3
+"""What an online policy takes for an epoch."""
 
 
 class Decomposition:
@@ -62,16 +69,30 @@ class Decomposition:
 
     def run(self) -> None:
         """Bounds and plans, best effort within the limits."""
+        for path in self.first_paths():
+            self.improve(path)
         prices = search_prices(self.stages, self.pool, self.progress)
         self.stopped()
         self.keep(price_bound(self.instance, self.stages, self.pool, prices))
         if prices.missing > 1e-6 and self.infeasible():
             return
         self.improve(np.round(prices.hold).astype(np.int64))
-        if isinstance(self.progress.plan, EpochPlan) and self.params.start is not None:
-            self.improve(serving(self.instance, fleet(self.instance, self.progress.plan)))
         if self.progress.gap > OPTIMALITY_GAP and not self.stopped() and self._grid_pays():
             self.grid()
+
+    def first_paths(self) -> Iterator[IntArray]:
+        """Where plans start from: the given plan, the cheapest fleet of each epoch, and an online policy's fleets when there is time for it."""
+        if isinstance(self.progress.plan, EpochPlan):
+            yield serving(self.instance, fleet(self.instance, self.progress.plan))
+        path = np.zeros((self.stages.epochs, self.stages.types), dtype=np.int64)
+        divisible = self.stages.need_of(np.tile(self.stages.rent, (self.stages.epochs, 1)))
+        for t in range(self.stages.epochs):
+            found = None if self.stopped() else self.pool.cheapest(t, self.stages.rent, float(divisible[t]), None)[1]
+            path[t] = self.stages.most if found is None else found
+        if not self.stopped():
+            yield path
+        if self.stages.epochs * SECONDS_A_DECISION < 0.1 * self.progress.remaining_s:
+            yield serving(self.instance, fleets(self.instance, HoldK(epoch_market(self.instance))))
 
     def infeasible(self) -> bool:
         """Whether prices without rent or starts prove that there is no plan."""
@@ -84,10 +105,12 @@ class Decomposition:
         return bound.value == math.inf
 
     def improve(self, centre: IntArray) -> None:
-        """A plan from the corridor around these fleets."""
-        plan, _ = self.corridor.plan(np.clip(centre, 0, self.stages.most))
-        if plan is not None:
-            self.progress.offer(plan)
+        """The plan of these fleets, if they serve, and one from the corridor around them."""
+        centre = np.clip(centre, 0, self.stages.most)
+        for make in (lambda: plan_for(self.instance, self.pool, centre), lambda: self.corridor.plan(centre)):
+            plan = None if self.stopped() else make()[0]
+            if plan is not None:
+                self.progress.offer(plan)
 
     def _grid_pays(self) -> bool:
         cells = full_cells(self.stages)

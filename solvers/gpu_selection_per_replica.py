@@ -50,8 +50,10 @@ def column_generation(instance: GpuSelection, params: SolveParams, progress: Pro
     progress.keep(simple)
     if simple.value == math.inf:
         return Outcome(bounds=(simple,), details={"infeasibility": why_infeasible(instance, params, progress)})
+    search = Search(instance, params, progress)
+    search.start()
     pooled = pooled_costs(instance, params, progress)
-    proof = Search(instance, params, progress).run()
+    proof = search.run()
     bounds = (simple, *(bound for bound in progress.bounds.values() if bound.method == "column_generation"), proof.bound)
     if proof.bound.value == math.inf and progress.plan is None:
         return Outcome(bounds=bounds, details={"infeasibility": why_infeasible(instance, params, progress)})
@@ -76,7 +78,7 @@ def highs_per_replica(instance: GpuSelection, params: SolveParams, progress: Pro
     if any(bound.value == math.inf for bound in bounds):
         return Outcome(bounds=bounds, details={"infeasibility": why_infeasible(instance, params, progress)})
     data = pattern_data(instance)
-    patterns = best_packing(data)
+    patterns = best_packing(data, stop=progress.should_stop)
     if patterns is not None:
         offer(data, progress, patterns)
     columns = int((most_whole_replicas(instance) * (1 + data.can_hold.sum(axis=1))).sum())

@@ -20,7 +20,8 @@ ROOM = 1e-9
 NOISE = 0.3
 CUT_GAP = 0.1
 """How far from the deepest a cut may be, relative to its depth."""
-MASTER_S = 3.0
+MASTER_NODES, MASTER_S = 300, 10.0
+"""The integer master is limited by nodes, so that the same instance gives the same plans; by time only in extremity."""
 MASTER_COLUMNS = 4000
 
 
@@ -83,7 +84,7 @@ class Packer:
         program.set_box(box, pairs)
         aside = Progress(replace(self.progress.params, time_limit_s=min(MASTER_S, self.progress.remaining_s), gap_limit=None, threads=1))
         aside.follow(self.progress)
-        found, _ = integer_master(program.master, aside.params, aside, {"objective_target": 0.0})
+        found, _ = integer_master(program.master, aside.params, aside, {"objective_target": 0.0, "mip_max_nodes": MASTER_NODES})
         packed = None if found is None else self._patterns_of(program, found, box)
         return packed
 

@@ -141,12 +141,15 @@ class Search:
         objective = self.progress.objective
         return objective - self.margin * abs(objective) if math.isfinite(objective) else math.inf
 
-    def run(self) -> Proof:
-        """Root, dives, then the tree until it is closed or `progress` says stop."""
-        patterns = best_packing(self.data)
+    def start(self) -> None:
+        """A plan to begin with."""
+        patterns = best_packing(self.data, stop=self.progress.should_stop)
         if patterns is not None:
             offer(self.data, self.progress, patterns)
             self.packer.know([(g, z) for g, z, _ in patterns])
+
+    def run(self) -> Proof:
+        """Root, dives, then the tree until it is closed or `progress` says stop."""
         box = propagate_patterns(self.data, root_pattern_box(self.data))
         if box is None:
             self.root.value = math.inf
@@ -158,7 +161,7 @@ class Search:
 
     def _at_root(self, box: PatternBox) -> None:
         program = PatternProgram(self.data)
-        program.add([pattern for pattern in self.packer.known()])
+        program.add(self.packer.known())
         found = program.solve(box, self.progress)
         self.packer.know(program.patterns())
         tables, tree = root_proof(program)

@@ -27,7 +27,10 @@ class Oracle:
         self.limit = Fraction(data.get("max_utilisation", 1.0)) * (1 + TOLERANCE)
         table = data["throughput_per_s"]
         self.size = [
-            [None if table[g][i] is None else Fraction(work[i]["rate_per_s"]) / Fraction(table[g][i]) / k for i, k in zip(self.items, self.k, strict=True)]
+            [
+                None if table[g][i] is None else Fraction(work[i]["rate_per_s"]) / Fraction(table[g][i]) / k
+                for i, k in zip(self.items, self.k, strict=True)
+            ]
             for g in range(len(self.gpus))
         ]
         self.patterns = [self._patterns(g) for g in range(len(self.gpus))]
