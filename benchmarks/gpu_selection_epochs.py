@@ -1,6 +1,6 @@
 """GPU selection over epochs: the decomposition's certified gap after a minute, beside HiGHS on the plain model.
 
-    python -m benchmarks.gpu_selection_epochs                168 hourly epochs x 36 buckets x 4 types at about 5, 10, 20 and 50 replicas, with and without delay
+    python -m benchmarks.gpu_selection_epochs                168 hourly epochs x 36 buckets x 4 types, 5 to 50 replicas, with and without delay
     python -m benchmarks.gpu_selection_epochs --mip          the same beside HiGHS on the Pyomo model, 60 s each
     python -m benchmarks.gpu_selection_epochs --minutes      10,080 one-minute epochs, starts take three of them, ten minutes each
 

@@ -70,17 +70,17 @@ class Window:
     def _master(self) -> LinearProgram:
         s, steps, types = self.stages, self.stages.epochs, self.stages.types
         n = steps * types
-        identity = sp.identity(n, format="csc")
-        back = sp.diags([np.ones(n - types)], [-types], shape=(n, n), format="csc")
+        identity = sp.eye_array(n, format="csc")
+        back = sp.eye_array(n, k=-types, format="csc")
         pools = len(s.pool_limit)
         blocks = [
             [identity, None, identity],
             [back - identity, identity, None],
-            [sp.csc_matrix((steps, n)), None, None],
+            [sp.csc_array((steps, n)), None, None],
         ]
         if pools:
-            blocks.append([sp.kron(sp.identity(steps), s.pool_gpus), None, None])
-        matrix = sp.bmat(blocks, format="csc")
+            blocks.append([sp.kron(sp.eye_array(steps), sp.csc_array(s.pool_gpus), format="csc"), None, None])
+        matrix = sp.csc_array(sp.block_array(blocks, format="csc"))
         rise_lower = np.zeros(n)
         rise_upper = np.where(np.repeat(s.may_rise, types), np.inf, 0.0)
         if s.initial is None:
@@ -117,7 +117,7 @@ class Window:
         for t in range(self.stages.epochs):
             point: FloatArray | None = None
             if self.whole:
-                known = np.array(self._points[t]) if self._points[t] else None
+                known = np.array(self._points[t], dtype=np.float64) if self._points[t] else None
                 value[t], fleet = self.pool.cheapest(self.first + t, price[t], float(divisible[t]), known)
                 if fleet is not None:
                     point = fleet.astype(np.float64)
@@ -142,8 +142,8 @@ class Window:
         cost = np.where(np.isfinite(s.load), price[:, None] * np.where(np.isfinite(s.load), s.load, 0.0), np.inf)
         chosen = np.argmin(cost, axis=0)
         busy = s.rate[t] * np.where(s.rate[t] > 0, s.load[chosen, np.arange(len(chosen))], 0.0)
-        point: FloatArray = np.bincount(chosen, weights=np.where(s.rate[t] > 0, busy, 0.0), minlength=s.types)
-        return point
+        point = np.bincount(chosen, weights=np.where(s.rate[t] > 0, busy, 0.0), minlength=s.types)
+        return point.astype(np.float64)
 
     def run(
         self, stop: Callable[[], bool], enough: float = ENOUGH, rounds: int = 60, remaining_s: Callable[[], float] = lambda: math.inf

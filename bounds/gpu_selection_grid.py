@@ -144,7 +144,8 @@ class Grid:
             rising = np.minimum.accumulate(value - line, axis=g)
             level = (price * index).reshape(line.shape)
             out = np.minimum(out, _shifted(rising, index, g, below=None, above=width - 1) + level)
-        return out + self.stages.rent[g] * self._along[g]
+        moved: FloatArray = out + self.stages.rent[g] * self._along[g]
+        return moved
 
     def _allowed(self, t: int) -> npt.NDArray[np.bool_]:
         stages, here, free = self.stages, self.origin[t], self._free

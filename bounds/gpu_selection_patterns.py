@@ -135,13 +135,31 @@ class PatternProgram:
         return [pattern for pattern in found if pattern is not None]
 
     def solve(
-        self, box: PatternBox, progress: Progress, options: Options | None = None, pairs: Sequence[tuple[int, int]] = ()
+        self,
+        box: PatternBox,
+        progress: Progress,
+        options: Options | None = None,
+        pairs: Sequence[tuple[int, int]] = (),
+        center: FloatArray | None = None,
     ) -> Generated:
         """Generate over a propagated box; `pairs` are the (g, i) whose slices it bounds by a row. `best` then holds the best table."""
         from headroom.solvers.column_generation import generate
 
         self.set_box(box, pairs)
-        return generate(self.master, self.price, progress, options)
+        return generate(self.master, self.price, progress, options, center)
+
+    def pooled_duals(self, progress: Progress) -> FloatArray | None:
+        """Duals to begin with: a slice costs what its load costs on its cheapest type in the pooled relaxation, whose bound they prove at least."""
+        from headroom.bounds.gpu_selection_relaxation import best_prices
+
+        data = self.data
+        w, pi, infeasible = best_prices(data.instance.replace(packing="pooled", slices=None), progress)
+        if infeasible:
+            return None
+        duals = np.zeros(self.master.rows)
+        duals[self._cover] = np.where(data.can_hold, w[0][:, None] * data.size, np.inf).min(axis=0) / self.unit
+        duals[self._pool] = -pi / self.unit
+        return duals
 
     def separate(self, n: FloatArray, progress: Progress, options: Options) -> Generated:
         """The "room" program for counts n [G], all types priced, so that its best table holds for other counts too."""
@@ -309,7 +327,7 @@ def column_generation_bound(instance: GpuSelection, params: SolveParams, progres
     tables: list[PriceTable] = []
     if box is not None and len(data.items):
         program = PatternProgram(data)
-        program.solve(box, progress)
+        program.solve(box, progress, center=program.pooled_duals(progress))
         tables, root = root_proof(program)
     certificate = to_pattern_certificate(root, tables)
     return Bound(recheck_pattern_tree(instance, certificate), "column_generation", "certificate", certificate)

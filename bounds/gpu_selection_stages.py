@@ -81,7 +81,8 @@ class Stages:
                 unit[:, able] = np.minimum(unit[:, able], price[part, g, None] * load[g, able])
             unit = np.where(np.isfinite(unit), unit, 0.0)
             found[part] = np.einsum("ti,ti->t", unit, self.rate[part])
-        return found * (1.0 - CERTIFICATE_SLACK + 1e-10) * (1.0 - 8 * (items + 4) * EPSILON)
+        valid: FloatArray = found * (1.0 - CERTIFICATE_SLACK + 1e-10) * (1.0 - 8 * (items + 4) * EPSILON)
+        return valid
 
 
 def stages_of(instance: GpuSelection) -> Stages:

@@ -38,12 +38,18 @@ def _replicas(pooled: str, rate_per_s: float) -> Builder:
     return build
 
 
+def toy(rng: np.random.Generator) -> dict[str, Any]:
+    """The toy, cut so finely that every slice fits either type."""
+    return POOLED["toy"](rng) | {"packing": "per_replica", "slices": [6, 6, 6, 6]}
+
+
 def _check(field: str, value: Any, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
         raise InputError(f"{field} must be a number in (0, {most:g}], got {shown(value)}")
 
 
 PRESETS: Mapping[str, Builder] = {
+    "replicas-toy": toy,
     "replicas-6x6": _replicas("melange-4gpu-6x6", 64.0),
     "replicas-10x6": _replicas("melange-4gpu-10x6", 64.0),
 }

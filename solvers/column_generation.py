@@ -30,6 +30,7 @@ from headroom.solvers.linear_program import TOLERANCE, LinearAnswer, LinearProgr
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+SLICE_S = 0.15
 INTEGRAL = 1e-6
 """How near to an integer a column of the master counts as one: `dive` rounds it, and what it rounds is checked by the caller."""
 
@@ -206,17 +207,22 @@ class _Best:
 
 
 def generate(master: Master, price: Price, progress: Progress, options: Options | None = None, center: FloatArray | None = None) -> Generated:
-    """Solve the program over all columns that `price` can name. `center`: duals to smooth towards from the start (those of a like program).
+    """Solve the program over all columns that `price` can name. `center`: duals to price first and to smooth towards (those of a like program).
 
     `master` keeps the columns. Exact up to `tolerance` when it ends "optimal"; the bound is valid whenever it ends.
     """
     options = options or Options()
     best, with_cost, rounds, exact = _Best(duals=center), True, 0, False
+    if center is not None:
+        priced = price(center, True, False)
+        master.add(priced.columns)
+        best.bound = priced.bound
+        if options.on_bound is not None:
+            options.on_bound(priced.bound, center)
     while True:
-        stop = progress.should_stop()
-        answer = master.solve(with_cost, progress.remaining_s)
-        if stop is not None or answer.status == "time_limit":
-            return Generated("stopped", math.inf, best.bound, best.duals, None, rounds, stop or "time_limit")
+        answer, stop = _solved(master, with_cost, progress)
+        if answer is None:
+            return Generated("stopped", math.inf, best.bound if with_cost else -math.inf, best.duals, None, rounds, stop)
         if answer.status == "infeasible" and with_cost:
             with_cost, best = False, _Best()
             continue
@@ -244,6 +250,19 @@ def generate(master: Master, price: Price, progress: Progress, options: Options 
                 return Generated("optimal", answer.objective, best.bound, best.duals, _padded(answer.x, master), rounds)
         if len(master.columns) > options.most_columns:
             _clean(master, best.duals if best.duals is not None else answer.row_dual, options.most_columns // 2)
+
+
+def _solved(master: Master, with_cost: bool, progress: Progress) -> tuple[LinearAnswer | None, Stop | None]:
+    """The master's answer, or None and why there is none: a long solve is taken up again and again, so that an interrupt is heard."""
+    slice_s = SLICE_S
+    while True:
+        stop = progress.should_stop()
+        if stop is not None:
+            return None, stop
+        answer = master.solve(with_cost, min(slice_s, progress.remaining_s))
+        if answer.status != "time_limit":
+            return answer, None
+        slice_s *= 2
 
 
 def _price_once(master: Master, price: Price, answer: LinearAnswer, with_cost: bool, exact: bool, best: _Best, options: Options) -> int:

@@ -5,6 +5,7 @@
 1. Prices by Dantzig-Wolfe (`gpu_selection_epoch_prices`), long horizons window by window: a Lagrangian bound with certificate.
 2. A plan from a corridor around the master's fractional fleets: exact dynamic programming over whole fleets in a moving window.
 3. Where the whole grid of fleets is small enough, dynamic programming on all of it: the optimum, and a certificate of it.
+4. Slices on a short horizon: HiGHS closes what the bounds above, which let shares be continuous, leave open.
 
 Small fleets have a wide Lagrangian gap (wholeness over time) and a small grid; large fleets the opposite.
 """
@@ -32,6 +33,7 @@ from headroom.heuristics.gpu_selection_autoscaler import HoldK
 from headroom.heuristics.gpu_selection_fleets import epoch_market
 from headroom.heuristics.gpu_selection_replay import fleets
 from headroom.instances.gpu_selection import GpuSelection
+from headroom.solvers.gpu_selection_epochs_highs import SMALL_CELLS, cells, highs_epochs
 from headroom.solvers.gpu_selection_epochs_plans import Corridor, plan_for
 
 FloatArray = npt.NDArray[np.float64]
@@ -53,6 +55,7 @@ class Decomposition:
         self.pool = CutPool(instance, self.stages)
         self.corridor = Corridor(instance, self.stages, self.pool, self.stopped)
         self.stop: Stop = "completed"
+        self.solver: str | None = None
         self.bounds: list[Bound] = [Bound(closed_form_value(instance), "closed_form", "closed_form")]
         progress.keep(self.bounds[0])
 
@@ -79,6 +82,16 @@ class Decomposition:
         self.improve(np.round(prices.hold).astype(np.int64))
         if self.progress.gap > OPTIMALITY_GAP and not self.stopped() and self._grid_pays():
             self.grid()
+        if self.progress.gap > OPTIMALITY_GAP and not self.stopped() and self.instance.pooled_slices and cells(self.instance) <= SMALL_CELLS:
+            self.ask_highs()
+
+    def ask_highs(self) -> None:
+        """Slices: the bounds above let shares be continuous. On a short horizon HiGHS closes what that leaves open, on its word alone."""
+        answer = highs_epochs(self.instance, self.params, self.progress)
+        for bound in answer.bounds:
+            if bound.proof == "solver":
+                self.keep(bound)
+        self.stop, self.solver = answer.stop, answer.solver
 
     def first_paths(self) -> Iterator[IntArray]:
         """Where plans start from: the given plan, the cheapest fleet of each epoch, and an online policy's fleets when there is time for it."""
@@ -149,4 +162,4 @@ def decomposition(instance: GpuSelection, params: SolveParams, progress: Progres
         return Outcome(bounds=(Bound(math.inf, "closed_form", "closed_form"),), details=details, notes=(f"no type can serve {', '.join(names[:5])}",))
     work = Decomposition(instance, params, progress)
     work.run()
-    return Outcome(plan=work.evened(), bounds=tuple(work.bounds), stop=work.stop, details={"cuts": len(work.pool.cuts)})
+    return Outcome(plan=work.evened(), bounds=tuple(work.bounds), stop=work.stop, solver=work.solver, details={"cuts": len(work.pool.cuts)})

@@ -162,7 +162,7 @@ class Search:
     def _at_root(self, box: PatternBox) -> None:
         program = PatternProgram(self.data)
         program.add(self.packer.known())
-        found = program.solve(box, self.progress)
+        found = program.solve(box, self.progress, center=program.pooled_duals(self.progress))
         self.packer.know(program.patterns())
         tables, tree = root_proof(program)
         self._add_table(tables[0], everywhere=True)

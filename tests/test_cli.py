@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from headroom.instances.gpu_selection import GpuSelection
 from headroom.registry import GPU_SELECTION
 from tests.command import COMMAND, TOY, TOY_OPTIMUM, environment, headroom, one_document, only_error, start, write_toy
 
@@ -174,7 +175,7 @@ def test_solve_prints_a_table_or_one_document(toy: Path, tmp_path: Path) -> None
     assert document == written
 
 
-@pytest.mark.parametrize("method", [*GPU_SELECTION.methods, "auto"])
+@pytest.mark.parametrize("method", [*GPU_SELECTION.methods_for(GpuSelection.from_document(TOY)), "auto"])
 def test_every_method_from_the_command_line(method: str, toy: Path, tmp_path: Path) -> None:
     options = ("--seed", "3", "--threads", "1", "--deterministic", "--time-limit", "30", "--json")
     done = headroom("solve", toy, "--method", method, *options, cwd=tmp_path)
@@ -183,6 +184,21 @@ def test_every_method_from_the_command_line(method: str, toy: Path, tmp_path: Pa
     assert document["result"]["objective"] >= TOY_OPTIMUM - 1e-6
     assert document["provenance"]["seed"] == 3
     assert document["provenance"]["parameters"] == {"deterministic": True, "sensitivity": False, "threads": 1, "time_limit_s": 30.0}
+
+
+@pytest.mark.parametrize(("preset", "auto", "unit"), [("day-toy", "decomposition", "USD"), ("replicas-toy", "column_generation", "USD/h")])
+def test_every_mode_from_generate_to_verify(preset: str, auto: str, unit: str, tmp_path: Path) -> None:
+    made = headroom("generate", "gpu_selection", "--preset", preset, "--seed", "1", "-o", "x.npz", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    done = headroom("solve", "x.npz", "--time-limit", "30", "-o", "plan.npz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"^method +{auto}( \(HiGHS [0-9.]+\))?$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^objective +[0-9.,]+ {unit}$", done.stdout, re.MULTILINE)
+    assert "optimal" in done.stdout
+    assert headroom("verify", "x.npz", "plan.npz", cwd=tmp_path).returncode == 0
+    refused = headroom("solve", "x.npz", "--method", "branching", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert only_error(refused).startswith("method 'branching' does not handle mode")
 
 
 def test_infeasible_says_why_and_its_document_verifies(tmp_path: Path) -> None:

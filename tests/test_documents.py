@@ -40,7 +40,7 @@ def result(toy: GpuSelection) -> Result:
     """The optimal plan with every registered bound beside it."""
     found = run(toy, "greedy")
     assert found.objective == pytest.approx(TOY_OPTIMUM)
-    bounds = tuple(entry.load()(toy, SolveParams(), Progress(SolveParams())) for entry in GPU_SELECTION.bounds.values())
+    bounds = tuple(entry.load()(toy, SolveParams(), Progress(SolveParams())) for entry in GPU_SELECTION.bounds_for(toy).values())
     return dataclasses.replace(found, bounds=(*bounds, Bound(6.7, "some solver", "solver")), status="optimal")
 
 

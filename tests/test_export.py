@@ -134,3 +134,40 @@ def test_list(tmp_path: Path) -> None:
     assert all(target in listed.stdout for target in ("melange", "csv", "deployment"))
     document = json.loads(headroom("export", "--list", "--json", cwd=tmp_path).stdout)
     assert {"family": "gpu_selection", "target": "csv"}.items() <= document["targets"][1].items()
+
+
+def test_schedule_says_what_runs_when() -> None:
+    # One type, one request/s a replica; demand 2, 1, 2 by the hour; a start costs little: one replica is stopped for the middle hour.
+    data: dict[str, Any] = {
+        "work": [{"name": "w", "rate_per_s": 2.0}],
+        "gpus": [{"name": "g", "price_usd_per_h": 1.0}],
+        "throughput_per_s": [[1.0]],
+        "epochs": {"epoch_s": 3600.0, "rate_per_s": [[2.0], [1.0], [2.0]], "start_cost_usd": [0.25]},
+    }
+    instance = GpuSelection(**data)
+    document = read_document(result_document(run(instance, "decomposition")))
+    rows = list(csv.DictReader(io.StringIO(export(instance, document, "schedule-csv"))))
+    assert [(row["start_s"], row["replicas"], row["starts"], row["serving"]) for row in rows] == [
+        ("0.0", "2", "0", "2"),
+        ("3600.0", "1", "0", "1"),
+        ("7200.0", "2", "1", "2"),
+    ]
+    written = json.loads(export(instance, document, "schedule"))
+    assert written["plan_objective_usd"] == pytest.approx(5.25)
+    assert [epoch["replicas"] for epoch in written["epochs"]] == [{"g": 2}, {"g": 1}, {"g": 2}]
+    assert written["epochs"][0]["routing"] == {"w": {"g": pytest.approx(1.0)}}
+    with pytest.raises(InputError, match="must be one of schedule, schedule-csv for gpu_selection in mode epochs"):
+        export(instance, document, "melange")
+
+
+def test_assignment_lists_every_replica() -> None:
+    data = TOY["data"] | {"packing": "per_replica", "slices": [12, 6, 12, 12]}
+    instance = GpuSelection.from_document(TOY | {"data": data})
+    document = read_document(result_document(run(instance, "first_fit_decreasing")))
+    written = json.loads(export(instance, document, "assignment"))
+    total: dict[str, float] = {}
+    for replica in written["replicas"]:
+        assert 0 < replica["utilisation"] <= 1 + 1e-9
+        for name, rate in replica["rate_per_s"].items():
+            total[name] = total.get(name, 0.0) + rate
+    assert total == {item.name: pytest.approx(item.rate_per_s) for item in instance.work}

@@ -105,8 +105,8 @@ def day(seed: int, **changes: Any) -> GpuSelection:
 
 
 def test_worked_by_hand() -> None:
-    # One type, 1 USD/h, one request/s a replica; demand 2, 1, 2 by the hour. Keeping two costs 6. Dropping one for the middle hour saves 1 and costs a
-    # start: worth it below 1 USD. With a start that takes an hour the dropped replica is paid again during the hour it was dropped in: never worth it.
+    # One type, 1 USD/h, one request/s a replica; demand 2, 1, 2 by the hour. Keeping two costs 6. Dropping one for the middle hour saves 1 and
+    # costs a start: worth it below 1 USD. With a start that takes an hour the dropped replica is paid again in the hour it was dropped in.
     data: dict[str, Any] = {
         "work": [{"name": "w", "rate_per_s": 2.0}],
         "gpus": [{"name": "g", "price_usd_per_h": 1.0}],

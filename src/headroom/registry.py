@@ -270,6 +270,7 @@ GPU_SELECTION = Family(
             "melange-4gpu-6x6": "36 buckets of a chat-like mix on L4, A10G, A100-80GB, H100",
             "melange-4gpu-10x6": "60 buckets of a chat-like mix on L4, A10G, A100-80GB, H100",
             "capped-20x1000": "1,000 buckets, 20 types, most of them capped",
+            "replicas-toy": "the toy, every slice whole onto one replica",
             "replicas-6x6": "36 buckets of a chat-like mix on 4 types, every slice whole onto one replica",
             "replicas-10x6": "60 buckets of a chat-like mix on 4 types, every slice whole onto one replica",
             "azure-code-2024": "Azure 2023 code mix, 8B model on L4, A10G, A100-80GB, H100 at prices of 2024",
@@ -294,6 +295,15 @@ GPU_SELECTION = Family(
             "csv": Entry("headroom.export.gpu_selection:csv_table", "a row for each GPU type and work item with a share", modes=POOLED),
             "deployment": Entry(
                 "headroom.export.gpu_selection:deployment", "JSON for a router: replicas by type, routing shares by token range", modes=POOLED
+            ),
+            "schedule": Entry(
+                "headroom.export.gpu_selection_modes:schedule", "JSON for a scaler and a router: replicas and routing, epoch by epoch", modes=EPOCHS
+            ),
+            "schedule-csv": Entry("headroom.export.gpu_selection_modes:schedule_csv", "a row for each epoch and GPU type rented in it", modes=EPOCHS),
+            "assignment": Entry(
+                "headroom.export.gpu_selection_modes:assignment",
+                "JSON: every replica with the rates of each bucket that it serves",
+                modes=PER_REPLICA,
             ),
         }
     ),

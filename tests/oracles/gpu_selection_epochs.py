@@ -1,5 +1,5 @@
-"""The optimum over epochs of tiny instances with at most two types, by enumeration straight from the definition: states are rented replicas and recent
-starts, shares are decided by hand (one type: no choice; two types: a continuous knapsack by rising ratio). Exact rationals throughout."""
+"""The optimum over epochs of tiny instances with at most two types, by enumeration straight from the definition: states are rented replicas and
+recent starts, shares are decided by hand (one type: no choice; two types: a continuous knapsack by rising ratio). Exact rationals throughout."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def cost_mix(ax: Axes, sweep: Sweep) -> None:
     found = [point for point in sweep.points if point.plan is not None]
     if sweep.kind != "rate" or not found or found[0].at["rate"] <= 0:
         raise InputError("has nothing to draw; expected a rate sweep with a plan", sweep.label)
-    names = list(dict.fromkeys(name for point in found for name in point.parts))
+    # The points with most types first: their order is the instance's, and with it the colours are those of the other plots.
+    names = list(dict.fromkeys(name for point in sorted(found, key=lambda point: -len(point.parts)) for name in point.parts))
     rates = [point.at["rate"] for point in found]
     hourly = sweep.objective_unit == "USD/h"
     scale = [1e6 / (3600 * rate) if hourly else 1.0 for rate in rates]
