@@ -11,6 +11,14 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Numbers nearer to zero are taken as zero, larger ones refused: products of two then stay clear of underflow, where rounding is no longer relative,
+and of overflow. Rechecks recompute what the numbers prove, so it is safe to read others than were written."""
+
+NOTHING = 1e-200
+"""What a proof that there is no plan must exceed: zero, allowing for numbers taken as zero."""
+
+
 class CertificateError(ValueError):
     """A certificate that is malformed, or that does not prove what it is recorded to prove."""
 
@@ -34,7 +42,9 @@ def floats(certificate: Mapping[str, Any], key: str, shape: tuple[int | None, ..
         raise CertificateError(f"certificate.{key} must have shape {shape}, got {array.shape}")
     if not np.isfinite(array).all():
         raise CertificateError(f"certificate.{key} must be finite")
-    return array
+    if (np.abs(array) > LARGEST).any():
+        raise CertificateError(f"certificate.{key} must be at most {LARGEST:g} in size")
+    return np.where(np.abs(array) < SMALLEST, 0.0, array)
 
 
 def integers(certificate: Mapping[str, Any], key: str, shape: tuple[int | None, ...]) -> npt.NDArray[np.int64]:

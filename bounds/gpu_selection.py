@@ -5,7 +5,7 @@
 | `closed_form` | sum_i min_g p_g r_i / (u q_gi)                                   | closed form                                    |
 | `lp`          | linear relaxation with caps, pools and situations                | certificate: prices, rechecked in rationals    |
 | branch tree   | made by `solvers.gpu_selection:branching`                        | certificate: a tree of prices (`_tree`)        |
-| over epochs    | `epoch_prices` in `_epoch_prices`, `fleet_grid` of `decomposition` | certificate: prices, or cuts for a grid (`_epochs`) |
+| over epochs    | `epoch_prices` in `_epoch_prices`, `fleet_blocks` of `decomposition` | certificate: prices, blocks (`_epochs`, `_blocks`) |
 | whole replicas | `column_generation` in `_patterns`, and the tree of that method | certificate: slice prices (`_per_replica`)     |
 
 `recheck` needs numpy alone. Source of the closed form: divisible replicas turn the model into one independent choice an item.

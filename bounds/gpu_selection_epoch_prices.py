@@ -36,6 +36,8 @@ IntArray = npt.NDArray[np.int64]
 ENOUGH = 2e-4
 """A window is left when its bound is this close, relative, to its master's objective (unless the caller is content with less)."""
 ENOUGH_IN_LONG_RUNS = 1e-3
+SMOOTH = 0.6
+"""Prices are taken this far back towards the best ones so far (Wentges' smoothing): the master's own jump about, and few of their bounds are good."""
 PENALTY = 100.0
 TIME_SHARE = 0.6
 """Part of the time left that prices may take: a plan wants the rest."""
@@ -146,7 +148,7 @@ class Window:
         return point.astype(np.float64)
 
     def run(
-        self, stop: Callable[[], bool], enough: float = ENOUGH, rounds: int = 60, remaining_s: Callable[[], float] = lambda: math.inf
+        self, stop: Callable[[], bool], enough: float = ENOUGH, rounds: int = 100, remaining_s: Callable[[], float] = lambda: math.inf
     ) -> WindowPrices:
         """Column generation until the bound meets the master, nothing new turns up, or `stop`. Anytime."""
         s, steps, types = self.stages, self.stages.epochs, self.stages.types
@@ -155,10 +157,11 @@ class Window:
         none = np.zeros((steps, pools))
         value, new = self._price(start)
         best = WindowPrices(start, value, none, float(value.sum()) + path_value(s, start, none), self._unheld(new), 0.0)
-        stalled = 0
+        stalled, last, smooth = 0, math.inf, SMOOTH
         for _ in range(rounds):
-            if stop() or not new:
+            if stop() or (not new and smooth == 0.0):
                 break
+            smooth = SMOOTH if new else 0.0  # nothing new near the best prices: next at the master's own
             self._push(new)
             answer = self._program.solve(time_limit_s=remaining_s())
             if answer.row_dual is None or answer.x is None:
@@ -168,9 +171,12 @@ class Window:
             pool_price = np.maximum(-answer.row_dual[2 * n + steps :].reshape(steps, pools), 0.0) * self._scale if pools else none
             best.hold, best.missing = answer.x[:n].reshape(steps, types), float(answer.x[2 * n : 3 * n].sum())
             whole = self.whole
+            price = smooth * best.price + (1 - smooth) * price
+            pool_price = smooth * best.pool_price + (1 - smooth) * pool_price
             value, new = self._price(price)
             bound = float(value.sum()) + path_value(s, price, pool_price) - float((pool_price * s.pool_limit).sum())
-            stalled = stalled + 1 if bound <= best.bound + 1e-6 * abs(best.bound) else 0
+            moving = bound > best.bound + 1e-5 * abs(best.bound) or objective < last - 1e-5 * abs(objective)
+            stalled, last = 0 if moving else stalled + 1, min(last, objective)
             if bound > best.bound:
                 best.price, best.value, best.pool_price, best.bound = price, value, pool_price, bound
             if whole and not self.whole:

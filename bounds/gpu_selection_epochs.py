@@ -3,7 +3,9 @@ r"""Bounds for GPU selection over time, and the recheck of their certificates. `
 | certificate     | data                                            | value                                                                |
 |-----------------|-------------------------------------------------|----------------------------------------------------------------------|
 | `epoch_prices`  | y [T][G], cuts w [K][G], v [T], pool prices [T][P] | Lagrangian: sum_t v_t + the cheapest path of every replica         |
-| `fleet_grid`    | cuts w [K][G]                                   | dynamic programming over all whole fleets that satisfy the cuts      |
+| `fleet_blocks`  | the same, blocks of epochs, level by level      | dynamic programming over the fleets that the prices cannot rule out  |
+
+`active` and `active_ends` [T] name the cuts that matter in each epoch, to save time; every cut holds in every epoch.
 
 Prices. Write every fleet twice, once as the fleet that must serve (m_t in F_t) and once as the paths of its replicas, and price the difference
 with y_tg >= 0. The bound falls apart into (a) for every epoch the cheapest whole fleet in F_t at prices y_t, and (b) for every replica number j of
@@ -12,31 +14,30 @@ recheck searches F_t (as far as the cuts know it) for a fleet cheaper than v_t, 
 where the claim fails or the search would take too long. With `with_cost` false rent and rises count nothing, and a value above 0 proves that
 there is no plan. The best y gives the Dantzig-Wolfe bound over epochs; divisible values alone give the linear relaxation.
 
-The grid is exact when the cuts tell the optimal fleets apart; it is what small fleets need, whose wholeness the prices cannot see.
+Blocks see the wholeness over time that prices cannot see, and are what few replicas need.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.certificates import CertificateError, floats
+from headroom.bounds.certificates import NOTHING, CertificateError, floats, integers
+from headroom.bounds.gpu_selection_blocks import Priced, blocks_value
 from headroom.bounds.gpu_selection_fleets import cheapest_fleet
-from headroom.bounds.gpu_selection_grid import full_cells, full_grid
 from headroom.bounds.gpu_selection_stages import EPSILON, Stages, stages_of, unserved_items
 from headroom.instances.gpu_selection import GpuSelection
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 RECHECK_NODES = 2_000_000
-MOST_CELLS = 2e7
-"""Grids with more cells than this are neither made nor rechecked: about 160 MB a table."""
+"""Nodes of a search that confirms a claim."""
 
 
 def path_value(stages: Stages, price: FloatArray, pool_price: FloatArray) -> float:
@@ -76,12 +77,18 @@ def _cheapest_path(stages: Stages, cost: FloatArray, g: int, stands: bool, floor
     return min(on, off), 4 * error
 
 
-def prices_value(instance: GpuSelection, certificate: Mapping[str, Any]) -> float:
-    """What an `epoch_prices` certificate proves [USD]. O(T K) when claims are divisible fleets', else a search in F_t for each other epoch."""
-    stages = stages_of(instance)
-    with_cost = bool(certificate.get("with_cost", True))
-    if not with_cost:
-        stages = replace(stages, rent=np.zeros(stages.types), rise=np.zeros(stages.types))
+@dataclass(frozen=True)
+class _Prices:
+    """What `epoch_prices` and `fleet_blocks` certificates share: prices, cuts, and the values that the recheck confirmed."""
+
+    stages: Stages
+    price: FloatArray
+    pool_price: FloatArray
+    value: FloatArray
+    rules: Rules
+
+
+def _prices(stages: Stages, certificate: Mapping[str, Any]) -> _Prices:
     steps, types = stages.epochs, stages.types
     price = floats(certificate, "price", (steps, types))
     cuts = floats(certificate, "cuts", (None, types))
@@ -91,33 +98,72 @@ def prices_value(instance: GpuSelection, certificate: Mapping[str, Any]) -> floa
     for name, array in (("price", price), ("cuts", cuts), ("pool_price", pool_price)):
         if (array < 0).any():
             raise CertificateError(f"certificate.{name} must not be negative")
+    rules = Rules(stages, cuts, _active(certificate, steps, len(cuts)))
+    return _Prices(stages, price, pool_price, fleet_values(stages, price, claimed, rules), rules)
+
+
+def _active(certificate: Mapping[str, Any], steps: int, cuts: int) -> list[IntArray] | None:
+    """Which cuts to look at in each epoch; all where the certificate does not say."""
+    if "active" not in certificate:
+        return None
+    ends, chosen = integers(certificate, "active_ends", (steps,)), integers(certificate, "active", (None,))
+    if (np.diff(ends, prepend=0) < 0).any() or ends[-1] != len(chosen):
+        raise CertificateError("certificate.active_ends must rise to the length of certificate.active")
+    if len(chosen) and (chosen.min() < 0 or chosen.max() >= cuts):
+        raise CertificateError(f"certificate.active must name cuts from 0 to {cuts - 1}")
+    return np.split(chosen, ends[:-1])
+
+
+class Rules:
+    """The covering rules of each epoch: cuts w [K][G], all of them or those that `active[t]` names, and what the epoch needs at them."""
+
+    def __init__(self, stages: Stages, cuts: FloatArray, active: Sequence[IntArray | list[int]] | None) -> None:
+        self.stages, self.cuts, self.active = stages, cuts, active
+        self._units = stages.units(cuts)
+
+    def __call__(self, t: int) -> tuple[FloatArray, FloatArray]:
+        """(A [K][G], b [K])."""
+        if self.active is None:
+            return self.cuts, self.stages.need_at(t, self._units)
+        chosen = self.active[t]
+        return self.cuts[chosen], self.stages.need_at(t, self._units[chosen])
+
+
+def fleet_values(stages: Stages, price: FloatArray, claimed: FloatArray, rules: Rules) -> FloatArray:
+    """(a) above: what no fleet of an epoch undercuts [T]; the claim where a search confirms it, else the divisible fleet's cost."""
     divisible = stages.need_of(price) * (1 - 1e-12)
-    needs = stages.needs(cuts)
     value = divisible.copy()
     for t in np.flatnonzero(claimed > divisible):
-        rules = np.vstack([price[t], cuts])
-        _, cheaper, proved = cheapest_fleet(price[t], rules, np.append(divisible[t], needs[:, t]), stages.most, float(claimed[t]), RECHECK_NODES)
+        cuts, needs = rules(int(t))
+        rows, need = np.vstack([price[t], cuts]), np.append(divisible[t], needs)
+        _, cheaper, proved = cheapest_fleet(price[t], rows, need, stages.most, float(claimed[t]), RECHECK_NODES)
         if proved and cheaper is None:
             value[t] = claimed[t] * (1 - 1e-11)
-    pool_cost = math.fsum((pool_price * stages.pool_limit).ravel()) * (1 + 1e-14) if pools else 0.0
-    whole = math.fsum(value)
-    paths = path_value(stages, price, pool_price)
+    return value
+
+
+def prices_value(instance: GpuSelection, certificate: Mapping[str, Any]) -> float:
+    """What an `epoch_prices` certificate proves [USD]. O(T K) when claims are divisible fleets', else a search in F_t for each other epoch."""
+    stages = stages_of(instance)
+    with_cost = bool(certificate.get("with_cost", True))
+    if not with_cost:
+        stages = replace(stages, rent=np.zeros(stages.types), rise=np.zeros(stages.types))
+    prices = _prices(stages, certificate)
+    pool_price = prices.pool_price
+    pool_cost = math.fsum((pool_price * stages.pool_limit).ravel()) * (1 + 1e-14) if len(stages.pool_limit) else 0.0
+    whole = math.fsum(prices.value)
+    paths = path_value(stages, prices.price, pool_price)
     total = whole + paths - pool_cost
     total -= 8 * EPSILON * (abs(whole) + abs(paths) + abs(pool_cost))
     if not with_cost:
-        return math.inf if total > 0 else -math.inf
+        return math.inf if total > NOTHING else -math.inf
     return total
 
 
-def grid_value(instance: GpuSelection, certificate: Mapping[str, Any]) -> float:
-    """What a `fleet_grid` certificate proves [USD]: the dynamic program over all fleets that satisfy the cuts. O(T cells G)."""
-    stages = stages_of(instance)
-    cuts = floats(certificate, "cuts", (None, stages.types))
-    if (cuts < 0).any():
-        raise CertificateError("certificate.cuts must not be negative")
-    if full_cells(stages) > MOST_CELLS:
-        raise CertificateError(f"certificate.kind fleet_grid needs {full_cells(stages):.2g} cells; at most {MOST_CELLS:.2g} are rechecked")
-    return full_grid(stages, cuts).bound()
+def fleet_blocks_value(instance: GpuSelection, certificate: Mapping[str, Any]) -> float:
+    """What a `fleet_blocks` certificate proves [USD]: see `gpu_selection_blocks`."""
+    prices = _prices(stages_of(instance), certificate)
+    return blocks_value(Priced(prices.stages, prices.price, prices.pool_price, prices.value, prices.rules), certificate)
 
 
 def recheck_epochs(instance: GpuSelection, certificate: Mapping[str, Any]) -> float:
@@ -127,6 +173,6 @@ def recheck_epochs(instance: GpuSelection, certificate: Mapping[str, Any]) -> fl
     kind = certificate.get("kind")
     if kind == "epoch_prices":
         return prices_value(instance, certificate)
-    if kind == "fleet_grid":
-        return grid_value(instance, certificate)
-    raise CertificateError(f"certificate.kind must be 'epoch_prices' or 'fleet_grid', got {kind!r}")
+    if kind == "fleet_blocks":
+        return fleet_blocks_value(instance, certificate)
+    raise CertificateError(f"certificate.kind must be 'epoch_prices' or 'fleet_blocks', got {kind!r}")

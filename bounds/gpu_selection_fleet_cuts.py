@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,8 +22,8 @@ NODES = 100_000
 class CutPool:
     """Prices w [K][G] and what every epoch needs at them. A cut that one epoch taught holds in all: throughputs do not change with time."""
 
-    def __init__(self, instance: GpuSelection, stages: Stages) -> None:
-        self.stages = stages
+    def __init__(self, instance: GpuSelection, stages: Stages, stop: Callable[[], bool] = lambda: False) -> None:
+        self.stages, self.stop = stages, stop
         self.serving = Serving(instance)
         first = stages.rent[None, :] / stages.rent.max() if stages.rent.max() > 0 else np.ones((1, stages.types))
         self._number = 0
@@ -84,7 +86,10 @@ class CutPool:
             costs = known @ price
             best = int(np.argmin(costs))
             target, fleet = float(costs[best]), known[best]
+        previous: IntArray | None = None
         while True:
+            if self.stop():
+                return divisible, fleet
             chosen = self.active[t]
             rules, need = np.vstack([price, self.cuts[chosen]]), np.append(divisible, self.need[chosen, t])
             if target <= divisible * (1 + 1e-9):
@@ -97,6 +102,10 @@ class CutPool:
                 return (value, fleet) if proved else (self._middle(price, rules, need, divisible, target), fleet)
             if self.fits(t, found):
                 return (value if proved else self._middle(price, rules, need, divisible, value)), found
+            if previous is not None and (found == previous).all():
+                # Its load is at the edge of what can be told apart: it does not serve, and no cut says so.
+                return (value if proved else divisible), fleet
+            previous = found
 
     def _middle(self, price: FloatArray, rules: FloatArray, need: FloatArray, divisible: float, target: float) -> float:
         """A value between the divisible cost and the target that a short search can prove."""

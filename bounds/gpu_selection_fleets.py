@@ -51,7 +51,7 @@ def _search(cost: FloatArray, rules: FloatArray, need: FloatArray, most: IntArra
                 if r > ROUND * need[k]:
                     wanted = max(wanted, r / rules[k, depth] if rules[k, depth] > 0 else np.inf)
             if wanted <= most[depth] * (1 + ROUND):
-                last = min(max(np.int64(np.ceil(wanted * (1 - ROUND) - ROUND)), 0), most[depth])
+                last = min(max(np.int64(np.ceil(wanted * (1 - ROUND))), 0), most[depth])
                 total = paid[depth] + cost[depth] * last
                 if total < best:
                     best = total

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.certificates import CertificateError, floats, integers
+from headroom.bounds.certificates import NOTHING, CertificateError, floats, integers
 from headroom.bounds.knapsack import knapsack_bound
 from headroom.formulations.gpu_selection_per_replica import most_whole_replicas, slice_sizes
 from headroom.formulations.tolerances import CERTIFICATE_SLACK, FEASIBILITY
@@ -310,7 +310,7 @@ class _Recheck:
         value = leaf_value(data, box, price, worth, self.pool[node], with_cost, len(tables), size)
         if with_cost:
             return value
-        return math.inf if value > 0 else -math.inf
+        return math.inf if value > NOTHING else -math.inf
 
     def _worth(self, table: int, box: PatternBox) -> FloatArray:
         """Proved upper bounds on K_g of one table in the box [G]; types of which it has no replica do not matter."""

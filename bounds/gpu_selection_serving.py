@@ -141,8 +141,18 @@ class Serving:
         share = self._whole_shares(y, rate, limit)
         if share is not None:
             return Service(share, np.zeros(len(rate)), 0.0, None)
+        part = np.where(rate > 0, y / np.where(rate > 0, rate, 1.0), 0.0)
+        return self._partial(part, rate, limit, self._separating(rate, limit, dual))
+
+    def _separating(self, rate: FloatArray, limit: FloatArray, dual: FloatArray) -> FloatArray:
+        """The duals, largest 1, if they tell that the limits do not suffice; tiny loads are lost in HiGHS' tolerance: then an item that no type left
+        can serve tells it, if there is one."""
         most = float(dual.max(initial=0.0))
-        return self._partial(np.where(rate > 0, y / np.where(rate > 0, rate, 1.0), 0.0), rate, limit, dual / most if most > 0 else np.ones_like(dual))
+        price = dual / most if most > 0 else np.ones_like(dual)
+        if self.need(rate, price) > float(price @ limit):
+            return price
+        stranded = np.flatnonzero((rate > 0) & ~(self.can_serve & (limit > 0)[:, None]).any(axis=0))
+        return self.can_serve[:, stranded[0]].astype(np.float64) if len(stranded) else price
 
     def _solve(
         self, rate: FloatArray, limit: FloatArray, lower: FloatArray | None = None, upper: FloatArray | None = None

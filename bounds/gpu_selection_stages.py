@@ -56,16 +56,30 @@ class Stages:
     def types(self) -> int:
         return len(self.rent)
 
+    def cost(self, path: IntArray) -> float:
+        """What fleets that serve [T][G] cost [USD], pools and `may_rise` unchecked."""
+        total = float((path @ self.rent).sum() + (np.maximum(np.diff(path, axis=0), 0) @ self.rise).sum())
+        return total + (float(self.rise @ np.maximum(path[0] - self.initial, 0)) if self.initial is not None else 0.0)
+
     def needs(self, prices: FloatArray) -> FloatArray:
         """sum_i r_ti min_g w_kg load_gi [K][T] for prices w [K][G] >= 0, rounded against us: every fleet m that `evaluate` accepts in epoch t has
         w_k.m >= needs[k][t]. O(K I (G + T))."""
         items = self.rate.shape[1]
-        unit = np.full((len(prices), items), np.inf)
+        found: FloatArray = (self.units(prices) @ self.rate.T) * (1.0 - CERTIFICATE_SLACK + 1e-10) * (1.0 - 8 * (items + 4) * EPSILON)
+        return found
+
+    def units(self, prices: FloatArray) -> FloatArray:
+        """min_g w_kg load_gi [K][I]: the cheapest way to serve one request/s of an item at prices w [K][G]."""
+        unit = np.full((len(prices), self.rate.shape[1]), np.inf)
         for g in range(self.types):
             able = np.isfinite(self.load[g])
             unit[:, able] = np.minimum(unit[:, able], prices[:, g, None] * self.load[g, able])
-        unit = np.where(np.isfinite(unit), unit, 0.0)
-        found: FloatArray = (unit @ self.rate.T) * (1.0 - CERTIFICATE_SLACK + 1e-10) * (1.0 - 8 * (items + 4) * EPSILON)
+        return np.where(np.isfinite(unit), unit, 0.0)
+
+    def need_at(self, t: int, units: FloatArray) -> FloatArray:
+        """As `needs`, in epoch t alone, from `units` [K][I]: [K]."""
+        items = self.rate.shape[1]
+        found: FloatArray = (units @ self.rate[t]) * (1.0 - CERTIFICATE_SLACK + 1e-10) * (1.0 - 8 * (items + 4) * EPSILON)
         return found
 
     def need_of(self, price: FloatArray) -> FloatArray:
@@ -118,9 +132,18 @@ def unserved_items(instance: GpuSelection) -> IntArray:
     return found
 
 
+def crowded_pools(instance: GpuSelection) -> list[str]:
+    """Pools with fewer GPUs than the floors of their types take."""
+    taken = instance.pool_gpus @ instance.min_count
+    return [pool.name for pool, used, limit in zip(instance.pools, taken, instance.pool_limit, strict=True) if used > limit]
+
+
 def closed_form_value(instance: GpuSelection) -> float:
-    """Every item on its cheapest type in every epoch, replicas divisible, starts and caps ignored [USD]; +inf if an item has no type. O(T G I)."""
-    if len(unserved_items(instance)):
+    """Every item on its cheapest type in every epoch, replicas divisible, starts and caps ignored [USD]. O(T G I).
+
+    +inf if an item has no type, or a pool fewer GPUs than its types' floors take.
+    """
+    if len(unserved_items(instance)) or crowded_pools(instance):
         return float(np.inf)
     stages = stages_of(instance)
     needs = stages.needs(stages.rent[None, :])[0]

@@ -4,10 +4,9 @@
 
 1. Prices by Dantzig-Wolfe (`gpu_selection_epoch_prices`), long horizons window by window: a Lagrangian bound with certificate.
 2. A plan from a corridor around the master's fractional fleets: exact dynamic programming over whole fleets in a moving window.
-3. Where the whole grid of fleets is small enough, dynamic programming on all of it: the optimum, and a certificate of it.
-4. Slices on a short horizon: HiGHS closes what the bounds above, which let shares be continuous, leave open.
-
-Small fleets have a wide Lagrangian gap (wholeness over time) and a small grid; large fleets the opposite.
+3. Blocks of epochs solved exactly over the fleets that the prices cannot rule out, then merged, at best until the horizon is one block: a bound that
+   sees wholeness over time (`gpu_selection_blocks`), and better plans.
+4. Slices, or pools with delays, on a short horizon: HiGHS closes what the bounds above, which ignore that, leave open.
 """
 
 from __future__ import annotations
@@ -19,13 +18,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.gpu_selection_epoch_prices import Window, price_bound, search_prices
-from headroom.bounds.gpu_selection_epochs import MOST_CELLS
+from headroom.bounds.gpu_selection_epoch_prices import Window, WindowPrices, price_bound, search_prices
 from headroom.bounds.gpu_selection_fleet_cuts import CutPool
-from headroom.bounds.gpu_selection_grid import full_cells, full_grid
-from headroom.bounds.gpu_selection_stages import closed_form_value, stages_of, unserved_items
+from headroom.bounds.gpu_selection_stages import closed_form_value, crowded_pools, stages_of, unserved_items
 from headroom.formulations.gpu_selection import EpochPlan, evaluate
-from headroom.formulations.gpu_selection_epochs import fleet, serving
+from headroom.formulations.gpu_selection_epochs import epochs_of, fleet, serving
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import OPTIMALITY_GAP
 from headroom.formulations.types import Bound, Outcome, SolveParams, Stop
@@ -33,15 +30,15 @@ from headroom.heuristics.gpu_selection_autoscaler import HoldK
 from headroom.heuristics.gpu_selection_fleets import epoch_market
 from headroom.heuristics.gpu_selection_replay import fleets
 from headroom.instances.gpu_selection import GpuSelection
+from headroom.solvers.gpu_selection_epochs_blocks import BlockSearch
 from headroom.solvers.gpu_selection_epochs_highs import SMALL_CELLS, cells, highs_epochs
 from headroom.solvers.gpu_selection_epochs_plans import Corridor, plan_for
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-GRID_CELLS_PER_S = 6e7
-"""Cells x epochs that dynamic programming gets through in a second on its way forth, which gives the bound. The way back, which gives the plan, takes
-twice as long; it is left out when time is up, for the corridor's plan is seldom far from it."""
-LONGEST_GRID_S = 600.0
+CORRIDOR_SHARE = 0.15
+MOST_OPEN = 0.5
+"""Blocks are not merged further when more than this part of them was left open."""
 SECONDS_A_DECISION = 4e-3
 """What an online policy takes for an epoch."""
 
@@ -52,8 +49,9 @@ class Decomposition:
     def __init__(self, instance: GpuSelection, params: SolveParams, progress: Progress) -> None:
         self.instance, self.params, self.progress = instance, params, progress
         self.stages = stages_of(instance)
-        self.pool = CutPool(instance, self.stages)
-        self.corridor = Corridor(instance, self.stages, self.pool, self.stopped)
+        self.pool = CutPool(instance, self.stages, self.stopped)
+        self.deadline_s = math.inf
+        self.corridor = Corridor(instance, self.stages, self.pool, self._leave_corridor)
         self.stop: Stop = "completed"
         self.solver: str | None = None
         self.bounds: list[Bound] = [Bound(closed_form_value(instance), "closed_form", "closed_form")]
@@ -67,26 +65,57 @@ class Decomposition:
 
     def keep(self, bound: Bound) -> None:
         """A bound that the caller learns of even if the method is cut off."""
-        self.bounds.append(bound)
+        self.bounds = [old for old in self.bounds if old.method != bound.method or old.value > bound.value] + [bound]
         self.progress.keep(bound)
 
     def run(self) -> None:
         """Bounds and plans, best effort within the limits."""
         for path in self.first_paths():
-            self.improve(path)
+            self.offer(path)
         prices = search_prices(self.stages, self.pool, self.progress)
         self.stopped()
         self.keep(price_bound(self.instance, self.stages, self.pool, prices))
         if prices.missing > 1e-6 and self.infeasible():
             return
         self.improve(np.round(prices.hold).astype(np.int64))
-        if self.progress.gap > OPTIMALITY_GAP and not self.stopped() and self._grid_pays():
-            self.grid()
-        if self.progress.gap > OPTIMALITY_GAP and not self.stopped() and self.instance.pooled_slices and cells(self.instance) <= SMALL_CELLS:
+        if self._open():
+            self.blocks(prices)
+        if self._open() and self._beyond_fleets() and cells(self.instance) <= SMALL_CELLS:
             self.ask_highs()
 
+    def _beyond_fleets(self) -> bool:
+        """Whether the bounds see less than the problem: they let shares be continuous, and pools hold what serves, not what starts."""
+        return self.instance.pooled_slices is not None or (len(self.stages.pool_limit) > 0 and epochs_of(self.instance).start_delay_epochs > 0)
+
+    def _open(self) -> bool:
+        return self.progress.gap > OPTIMALITY_GAP and not self.stopped()
+
+    def blocks(self, prices: WindowPrices) -> None:
+        """Exact blocks, merged as long as they are solved; plans from their fleets."""
+        if not isinstance(self.progress.plan, EpochPlan):
+            return
+        path = serving(self.instance, fleet(self.instance, self.progress.plan))
+        search = BlockSearch(self.stages, self.pool, prices, path, self.stopped)
+        while True:
+            left_open = search.level()
+            if search.blocks.total > max(bound.value for bound in self.bounds):
+                self.keep(Bound(search.blocks.total, "fleet_blocks", "certificate", search.certificate))
+            if not (search.path == path).all():
+                path = search.path.copy()
+                self.improve(path)
+                search.path = self._better(path)
+            if not self._open() or left_open > MOST_OPEN * len(search.blocks.members) or not search.merge():
+                return
+
+    def _better(self, path: IntArray) -> IntArray:
+        """The best plan's fleets if they cost less than these, which may be dear where blocks meet."""
+        plan = self.progress.plan
+        assert isinstance(plan, EpochPlan)
+        best = serving(self.instance, fleet(self.instance, plan))
+        return best if self.stages.cost(best) < self.stages.cost(path) else path
+
     def ask_highs(self) -> None:
-        """Slices: the bounds above let shares be continuous. On a short horizon HiGHS closes what that leaves open, on its word alone."""
+        """On a short horizon HiGHS closes what the bounds above leave open, on its word alone."""
         answer = highs_epochs(self.instance, self.params, self.progress)
         for bound in answer.bounds:
             if bound.proof == "solver":
@@ -117,31 +146,23 @@ class Decomposition:
             self.keep(bound)
         return bound.value == math.inf
 
+    def offer(self, path: IntArray) -> None:
+        """The plan of these fleets, if they serve."""
+        plan = None if self.stopped() else plan_for(self.instance, self.pool, path)[0]
+        if plan is not None:
+            self.progress.offer(plan)
+
     def improve(self, centre: IntArray) -> None:
-        """The plan of these fleets, if they serve, and one from the corridor around them."""
+        """The plan of these fleets, and one from the corridor around them, in a part of the time left."""
         centre = np.clip(centre, 0, self.stages.most)
-        for make in (lambda: plan_for(self.instance, self.pool, centre), lambda: self.corridor.plan(centre)):
-            plan = None if self.stopped() else make()[0]
-            if plan is not None:
-                self.progress.offer(plan)
+        self.offer(centre)
+        self.deadline_s = self.progress.elapsed_s + CORRIDOR_SHARE * self.progress.remaining_s
+        plan = None if self.stopped() else self.corridor.plan(centre)[0]
+        if plan is not None:
+            self.progress.offer(plan)
 
-    def _grid_pays(self) -> bool:
-        cells = full_cells(self.stages)
-        seconds = cells * self.stages.epochs / GRID_CELLS_PER_S
-        return cells <= MOST_CELLS and seconds <= min(LONGEST_GRID_S, self.progress.remaining_s)
-
-    def grid(self) -> None:
-        """The whole grid: the optimum over fleets that satisfy the cuts; cuts are added until its fleets can serve."""
-        for _ in range(20):
-            cuts, grid = self.pool.cuts.copy(), full_grid(self.stages, self.pool.cuts)
-            _, path = grid.best(self.stopped)
-            if grid.proved > -math.inf:
-                self.keep(Bound(grid.proved, "fleet_grid", "certificate", {"kind": "fleet_grid", "cuts": cuts}))
-            if path is None:
-                return
-            if self.pool.all_fit(path):
-                self.improve(path)
-                return
+    def _leave_corridor(self) -> bool:
+        return self.stopped() or self.progress.elapsed_s > self.deadline_s
 
     def evened(self) -> EpochPlan | None:
         """The best plan with its loads evened out over each epoch's replicas, when there is time for that."""
@@ -160,6 +181,10 @@ def decomposition(instance: GpuSelection, params: SolveParams, progress: Progres
         names = [instance.work[i].name for i in missing]
         details = {"infeasibility": {"unserved": names}}
         return Outcome(bounds=(Bound(math.inf, "closed_form", "closed_form"),), details=details, notes=(f"no type can serve {', '.join(names[:5])}",))
+    crowded = crowded_pools(instance)
+    if crowded:
+        note = f"the floors of its types take more GPUs than pool {crowded[0]} has"
+        return Outcome(bounds=(Bound(math.inf, "closed_form", "closed_form"),), details={"infeasibility": {"pools": crowded}}, notes=(note,))
     work = Decomposition(instance, params, progress)
     work.run()
     return Outcome(plan=work.evened(), bounds=tuple(work.bounds), stop=work.stop, solver=work.solver, details={"cuts": len(work.pool.cuts)})

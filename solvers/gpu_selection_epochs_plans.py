@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.gpu_selection_fleet_cuts import CutPool
-from headroom.bounds.gpu_selection_grid import Grid
 from headroom.bounds.gpu_selection_stages import Stages
 from headroom.formulations.gpu_selection import EpochPlan
 from headroom.formulations.gpu_selection_epochs import epoch_plan, epochs_of, serving
 from headroom.instances.gpu_selection import GpuSelection
+from headroom.solvers.gpu_selection_epochs_grid import Grid
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ def rented(instance: GpuSelection, serving_fleet: IntArray) -> IntArray:
     found = serving_fleet.copy()
     for ahead in range(1, min(epochs_of(instance).start_delay_epochs, len(found) - 1) + 1):
         found[:-ahead] = np.maximum(found[:-ahead], serving_fleet[ahead:])
-    return found
+    return np.maximum(found, instance.min_count)
 
 
 def plan_for(instance: GpuSelection, pool: CutPool, serving_fleet: IntArray, even: bool = False) -> tuple[EpochPlan | None, list[int]]:

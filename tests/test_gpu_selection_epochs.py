@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import numpy as np
 import pytest
 
+from headroom.bounds.certificates import CertificateError
 from headroom.bounds.gpu_selection import recheck
 from headroom.bounds.gpu_selection_epoch_prices import epoch_prices
 from headroom.bounds.gpu_selection_fleet_cuts import CutPool
 from headroom.bounds.gpu_selection_fleets import cheapest_fleet
-from headroom.bounds.gpu_selection_grid import full_grid
+from headroom.bounds.gpu_selection_labels import successors, undominated
 from headroom.bounds.gpu_selection_stages import stages_of
 from headroom.formulations.gpu_selection import EpochPlan, evaluate
 from headroom.formulations.progress import Progress
@@ -21,6 +23,7 @@ from headroom.instances.errors import InputError
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.instances.gpu_selection_presets import make
 from headroom.run import Result, run
+from headroom.solvers.gpu_selection_epochs_grid import Grid
 from headroom.verify import verify
 from tests.oracles.gpu_selection_epochs import optimum
 
@@ -180,12 +183,80 @@ def test_grid_in_numpy_and_compiled_is_the_same(seed: int) -> None:
     pool = CutPool(day(seed), stages)
     for t in range(stages.epochs):
         pool.fits(t, np.ones(2, dtype=np.int64))
-    compiled, plain = full_grid(stages, pool.cuts), full_grid(stages, pool.cuts)
-    plain.plain = True
-    (a, path), (b, other) = compiled.best(), plain.best()
+    origin = np.zeros((stages.epochs, stages.types), dtype=np.int64)
+    (a, path), (b, other) = (Grid(stages, pool.cuts, pool.need, origin, stages.most + 1, plain=plain).best() for plain in (False, True))
     assert a == b
     assert (path == other).all()  # type: ignore[union-attr]
-    assert compiled.bound() == plain.bound() <= a
+    assert a == pytest.approx(stages.cost(path))  # type: ignore[arg-type]
+
+
+def week(seed: int) -> GpuSelection:
+    """Two days of the small preset: few replicas, starts that take an epoch."""
+    settings = {"total_rate_per_s": 24.0, "start_delay_epochs": 1, "days": 2}
+    return make("day-4gpu-6x6", np.random.default_rng(seed), settings)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_prove_what_prices_cannot(seed: int) -> None:
+    instance = week(seed)
+    result = solved(instance)
+    prices, blocks = (next(bound for bound in result.bounds if bound.method == method) for method in ("epoch_prices", "fleet_blocks"))
+    assert prices.value < result.objective * (1 - 1e-3)
+    assert blocks.value <= result.objective
+    assert result.certified_gap < 1e-6
+    assert recheck(instance, blocks) == pytest.approx(blocks.value, rel=1e-9)
+    assert verify(instance, result).verified
+    # A claim above the optimum is cut down to what the search finds, a level that does not follow from the one before is refused.
+    raised = copy.deepcopy(dict(blocks.certificate or {}))
+    for level in raised["levels"]:
+        level["value"] = level["value"] * 1.01
+    assert recheck(instance, Bound(0.0, "fleet_blocks", "certificate", raised)) <= result.objective * (1 + 1e-9)
+    raised["levels"][0]["borders"] = raised["levels"][0]["borders"][:-1]
+    raised["levels"][-1]["borders"] = np.array([0, 1, 48])
+    with pytest.raises(CertificateError, match="borders"):
+        recheck(instance, Bound(0.0, "fleet_blocks", "certificate", raised))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_successors_and_dominance_against_enumeration(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    types, labels = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+    least, most = rng.integers(0, 2, types), rng.integers(1, 6, types)
+    fleets = rng.integers(0, 5, (labels, types))
+    cost = np.sort(rng.uniform(0, 3, labels))
+    price, rent, rise = (np.round(rng.uniform(0, 2, types), 1) for _ in range(3))
+    rules = np.vstack([np.round(rng.uniform(0, 2, (2, types)), 1), price])
+    grid = np.stack(np.meshgrid(*[np.arange(a, b + 1) for a, b in zip(least, most, strict=True)], indexing="ij")).reshape(types, -1).T
+    need = np.append(np.round(rng.uniform(0, 5, 2), 1), 0.0)
+    serves = (grid @ rules.T >= need - 1e-9).all(axis=1)
+    need[2] = (grid[serves] @ price).min(initial=9.0)
+    togo = rng.uniform(-1, 1, (types, int(most.max()) + 1))
+    may_rise, limit = bool(rng.random() < 0.7), float(rng.uniform(3, 9))
+    pool_gpus, pool_limit = rng.integers(1, 3, (1, types)).astype(float), np.array([float(rng.integers(3, 12))])
+    expected: dict[tuple[int, ...], float] = {}
+    for fleet in grid[serves & (grid @ pool_gpus[0] <= pool_limit[0])]:
+        for i in range(labels):
+            above = np.maximum(fleet - fleets[i], 0)
+            paid = cost[i] + rent @ fleet + rise @ above
+            if (may_rise or not above.any()) and paid + sum(togo[g, fleet[g]] for g in range(types)) <= limit:
+                key = tuple(fleet.tolist())
+                expected[key] = min(expected.get(key, math.inf), paid)
+    found, found_cost = np.empty((4000, types), np.int64), np.empty(4000)
+    arguments = (fleets, cost, price, rules, need, least, most, togo, rent, rise, may_rise, pool_gpus, pool_limit, limit, found, found_cost, 10**6)
+    number = successors(*arguments)
+    reached: dict[tuple[int, ...], float] = {}
+    for fleet, paid in zip(found[:number].tolist(), found_cost[:number].tolist(), strict=True):
+        reached[tuple(fleet)] = min(reached.get(tuple(fleet), math.inf), paid)
+    assert reached == pytest.approx(expected)
+    assert successors(*arguments[:-1], 1) in (-1, 0), "a limit on nodes is obeyed"
+    if not reached:
+        return
+    ordered = sorted(reached.items(), key=lambda entry: entry[1])
+    lists, costs = np.array([fleet for fleet, _ in ordered]), np.array([paid for _, paid in ordered])
+    keep = undominated(lists, costs, rise, True)
+    behind = np.maximum(lists[:, None] - lists[keep][None], 0) @ rise + costs[keep]
+    assert (behind.min(axis=1) <= costs + 1e-12).all(), "what was dropped can be bought from what was kept"
+    assert keep[0]
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -219,11 +290,71 @@ def test_a_tampered_certificate_never_proves_more(seed: int) -> None:
             continue
         for _ in range(20):
             content = dict(bound.certificate)
-            for key in ("price", "cuts", "fleet_value"):
-                if key in content:
-                    noise = rng.lognormal(0, rng.choice([0.01, 1.0]), np.shape(content[key]))
+            scale = rng.choice([0.01, 1.0, 200.0])
+            for key in ("price", "cuts", "fleet_value", "levels"):
+                if key == "levels" and key in content:
+                    content[key] = [level | {"value": level["value"] * rng.lognormal(0, 0.1, np.shape(level["value"]))} for level in content[key]]
+                elif key in content:
+                    noise = np.clip(rng.lognormal(0, scale, np.shape(content[key])), 0.0, 1e300)
                     content[key] = np.asarray(content[key]) * np.where(rng.random(noise.shape) < 0.3, noise, 1.0)
-            assert recheck(instance, Bound(0.0, bound.method, "certificate", content)) <= best
+            try:
+                value = recheck(instance, Bound(0.0, bound.method, "certificate", content))
+            except CertificateError:
+                continue  # too large a number
+            assert value <= best
+
+
+TINY = 5e-324
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [
+        {"price": [[TINY], [TINY]], "cuts": [[1.0]], "fleet_value": [0, 0], "with_cost": False},
+        {"price": [[1.0], [1.0]], "cuts": [[TINY]], "fleet_value": [100.0, 100.0]},
+        {"price": [[1.0], [1.0]], "cuts": [[1e308]], "fleet_value": [100.0, 100.0]},
+        {"price": [[1.0], [1.0]], "cuts": [[1.0]], "fleet_value": [1e308, 1e308]},
+        {"price": [[1e300], [1e300]], "cuts": [[1.0]], "fleet_value": [0.0, 0.0]},
+    ],
+)
+def test_numbers_beyond_relative_rounding_prove_nothing(certificate: dict[str, Any]) -> None:
+    gpus = [{"name": "g", "price_usd_per_h": 1.0}]
+    epochs = {"epoch_s": 3600.0, "rate_per_s": [[10.0], [8.0]], "start_cost_usd": [0.0]}
+    instance = GpuSelection(work=[{"name": "a", "rate_per_s": 1.0}], gpus=gpus, throughput_per_s=[[1 / 0.6]], epochs=epochs)
+    try:
+        value = recheck(instance, Bound(0.0, "epoch_prices", "certificate", {"kind": "epoch_prices", **certificate}))
+    except CertificateError:
+        return
+    assert value <= 11.0
+
+
+@pytest.mark.parametrize(
+    ("types", "rates"),
+    [
+        ([[2.0]], [[1.0], [1e-13], [1.0]]),
+        ([[1.56, 2.33], [3.07, None]], [[1.765, 1.82e-9], [0.28, 0.22]]),
+    ],
+)
+def test_loads_at_the_edge_of_nothing_end(types: list[list[float | None]], rates: list[list[float]]) -> None:
+    # Loads that no cut tells from zero once made the search for the cheapest fleet go round for ever.
+    work = [{"name": f"w{i}", "rate_per_s": 1.0} for i in range(len(rates[0]))]
+    gpus = [{"name": f"g{g}", "price_usd_per_h": 1.5 + g / 2} for g in range(len(types))]
+    epochs = {"epoch_s": 3600.0, "rate_per_s": rates, "start_cost_usd": [1.0] * len(types)}
+    result = solved(GpuSelection(work=work, gpus=gpus, throughput_per_s=types, epochs=epochs))
+    assert result.plan is not None
+    assert result.runtime_s < 20
+
+
+def test_floors_above_what_stands_and_above_a_pool() -> None:
+    # Two epochs, a start takes three: the floor of two is rented and paid from the first on, though nothing started serves in time.
+    gpu = {"name": "g", "price_usd_per_h": 1.0, "min_count": 2}
+    epochs = {"epoch_s": 3600.0, "rate_per_s": [[1.0], [1.0]], "start_cost_usd": [1.0], "start_delay_epochs": 3, "initial_count": [1]}
+    instance = GpuSelection(work=[{"name": "a", "rate_per_s": 1.0}], gpus=[gpu], throughput_per_s=[[1.0]], epochs=epochs)
+    assert solved(instance).objective == solved(instance, "highs").objective == 5.0
+    crowded = instance.replace(gpus=[gpu | {"pool": "p"}], pools=[{"name": "p", "max_gpus": 1}])
+    result = solved(crowded)
+    assert result.status == "infeasible"
+    assert "pool p" in result.notes[0]
 
 
 @pytest.mark.parametrize(

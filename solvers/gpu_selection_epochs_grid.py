@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.gpu_selection_stages import EPSILON, Stages
+from headroom.bounds.gpu_selection_stages import Stages
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -85,10 +85,6 @@ class Grid:
         axes = np.meshgrid(*[np.arange(self.width[g], dtype=np.float64) for g in self._others], indexing="ij")
         self._rest = np.stack([axis.ravel() for axis in axes]) if self._others else np.zeros((0, 1))
         self._shape = tuple(int(w) for w in self.width)
-        self.error = 0.0
-        """What rounding may have added to any value so far."""
-        self.proved = -math.inf
-        """What `best` found no plan to undercut, once its forward pass is through."""
 
     @property
     def cells(self) -> int:
@@ -107,12 +103,7 @@ class Grid:
                 value = self._pass(value, g, int(shift[g]), bool(stages.may_rise[t]))
         here = self.origin[t]
         value = value + float(stages.rent @ here)
-        value = np.where(self._allowed(t), value, np.inf)
-        finite = value[np.isfinite(value)]
-        top = float(finite.max()) if finite.size else 0.0
-        reach = float(np.max(stages.rise * (self.width + np.abs(here - self.origin[max(t - 1, 0)])), initial=0.0))
-        self.error += 8 * (stages.types + 1) * EPSILON * (abs(top) + reach)
-        return value
+        return np.where(self._allowed(t), value, np.inf)
 
     def _first(self) -> FloatArray:
         stages, here = self.stages, self.origin[0]
@@ -179,7 +170,6 @@ class Grid:
                 kept[t] = value
         assert value is not None
         least = float(value.min())
-        self.proved = self._rounded(least)
         if not math.isfinite(least):
             return math.inf, None
         path = np.empty((steps, self.stages.types), dtype=np.int64)
@@ -205,19 +195,6 @@ class Grid:
         found: IntArray = self.origin[t] + np.array(np.unravel_index(int(np.argmin(total)), self._shape))
         return found
 
-    def bound(self) -> float:
-        """The least cost, rounded down; +inf when no fleets satisfy the rules. One pass, O(T cells G)."""
-        self.error = 0.0
-        value: FloatArray | None = None
-        for t in range(self.stages.epochs):
-            value = self.forward(t, value)
-        assert value is not None
-        least = float(value.min())
-        return self._rounded(least)
-
-    def _rounded(self, least: float) -> float:
-        return least if math.isinf(least) else least * (1 - 1e-12) - self.error
-
 
 def _shifted(value: FloatArray, index: IntArray, axis: int, below: int | None, above: int | None) -> FloatArray:
     """value at `index` along the axis; outside it the entry `below` or `above`, or +inf where that is None."""
@@ -231,14 +208,3 @@ def _shifted(value: FloatArray, index: IntArray, axis: int, below: int | None, a
             selector[axis] = outside
             out[tuple(selector)] = np.inf
     return out
-
-
-def full_grid(stages: Stages, cuts: FloatArray) -> Grid:
-    """The grid of all counts from 0 to `most`."""
-    origin = np.zeros((stages.epochs, stages.types), dtype=np.int64)
-    return Grid(stages, cuts, stages.needs(cuts), origin, stages.most + 1)
-
-
-def full_cells(stages: Stages) -> float:
-    """Cells of the full grid."""
-    return float(np.prod(stages.most.astype(np.float64) + 1))
