@@ -36,9 +36,9 @@ from headroom.solvers.gpu_selection_epochs_plans import Corridor, plan_for
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-CORRIDOR_SHARE = 0.15
-MOST_OPEN = 0.5
-"""Blocks are not merged further when more than this part of them was left open."""
+CORRIDOR_SHARE = 0.25
+LEAST_GAIN = 1e-5
+"""Blocks are not merged further when some were left open and the level raised the bound by less than this."""
 SECONDS_A_DECISION = 4e-3
 """What an online policy takes for an epoch."""
 
@@ -51,6 +51,7 @@ class Decomposition:
         self.stages = stages_of(instance)
         self.pool = CutPool(instance, self.stages, self.stopped)
         self.deadline_s = math.inf
+        self.safe = np.tile(self.stages.most, (self.stages.epochs, 1))
         self.corridor = Corridor(instance, self.stages, self.pool, self._leave_corridor)
         self.stop: Stop = "completed"
         self.solver: str | None = None
@@ -77,6 +78,9 @@ class Decomposition:
         self.keep(price_bound(self.instance, self.stages, self.pool, prices))
         if prices.missing > 1e-6 and self.infeasible():
             return
+        # What the prices' master holds serves as it is, so rounded up it does; pools and caps may forbid that.
+        self.safe = np.minimum(np.ceil(prices.hold - 1e-6).astype(np.int64), self.stages.most)
+        self.offer(self.safe)
         self.improve(np.round(prices.hold).astype(np.int64))
         if self._open():
             self.blocks(prices)
@@ -97,6 +101,7 @@ class Decomposition:
         path = serving(self.instance, fleet(self.instance, self.progress.plan))
         search = BlockSearch(self.stages, self.pool, prices, path, self.stopped)
         while True:
+            proved = search.blocks.total
             left_open = search.level()
             if search.blocks.total > max(bound.value for bound in self.bounds):
                 self.keep(Bound(search.blocks.total, "fleet_blocks", "certificate", search.certificate))
@@ -104,7 +109,8 @@ class Decomposition:
                 path = search.path.copy()
                 self.improve(path)
                 search.path = self._better(path)
-            if not self._open() or left_open > MOST_OPEN * len(search.blocks.members) or not search.merge():
+            gained = search.blocks.total - proved
+            if not self._open() or (left_open and gained < LEAST_GAIN * abs(proved)) or not search.merge():
                 return
 
     def _better(self, path: IntArray) -> IntArray:
@@ -133,7 +139,7 @@ class Decomposition:
             path[t] = self.stages.most if found is None else found
         if not self.stopped():
             yield path
-        if self.stages.epochs * SECONDS_A_DECISION < 0.1 * self.progress.remaining_s:
+        if epochs_of(self.instance).start_delay_epochs == 0 and self.stages.epochs * SECONDS_A_DECISION < 0.1 * self.progress.remaining_s:
             yield serving(self.instance, fleets(self.instance, HoldK(epoch_market(self.instance))))
 
     def infeasible(self) -> bool:
@@ -157,9 +163,13 @@ class Decomposition:
         centre = np.clip(centre, 0, self.stages.most)
         self.offer(centre)
         self.deadline_s = self.progress.elapsed_s + CORRIDOR_SHARE * self.progress.remaining_s
-        plan = None if self.stopped() else self.corridor.plan(centre)[0]
+        plan, path = (None, None) if self.stopped() else self.corridor.plan(centre)
         if plan is not None:
             self.progress.offer(plan)
+        elif path is not None:
+            lacking = [t for t in range(len(path)) if not self.pool.fits(t, path[t])]
+            path[lacking] = np.maximum(path[lacking], self.safe[lacking])
+            self.offer(path)
 
     def _leave_corridor(self) -> bool:
         return self.stopped() or self.progress.elapsed_s > self.deadline_s

@@ -16,9 +16,12 @@ from headroom.bounds.gpu_selection_stages import Stages
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-FIRST_STEP, GROWTH = 0.25, 1.6
-"""The first target: this share of what lies between proof and plan; how much further each next one goes."""
+FIRST_STEP, GROWTH, SHRINK, LEAST_STEP = 0.25, 1.6, 0.4, 0.02
+"""Targets: the first one is this share of what lies between proof and plan, each next one goes so much further, or back when that was too far."""
+FEW_OPEN, LITTLE = 10, 5e-4
+"""A level is left when half of its first blocks, and more than a few, stayed open and raised the bound by less than a little."""
 SHORTEST, BASE = 4, 3.0
+"""Small blocks have at least so many epochs, and about BASE times as many as a start takes to pay."""
 MERGED = 2
 MOST_TARGETS = 60
 
@@ -60,8 +63,13 @@ class BlockSearch:
     def level(self) -> int:
         """Solve every block of this level as far as limits allow; the number that were left open. Call `merge` between levels."""
         self._open = 0
-        for number in range(len(self.blocks.members)):
+        floor, members = list(self.blocks.proved), len(self.blocks.members)
+        for number in range(members):
             self._solve(number)
+            gained = math.fsum(self.blocks.proved[: number + 1]) - math.fsum(floor[: number + 1])
+            if self._open > max(FEW_OPEN, number / 2) and gained < LITTLE * abs(math.fsum(floor[: number + 1])):
+                self._open += members - number - 1
+                break  # too many fleets in nearly every block, and nothing to show for it
         ends = [self.blocks.span(number)[1] for number in range(len(self.blocks.members))]
         self.levels.append({"borders": np.array([0, *ends]), "value": np.array(self.blocks.proved)})
         return self._open
@@ -80,14 +88,18 @@ class BlockSearch:
         known = self.blocks.cost(number, self.path[first:last])
         floor = self.blocks.proved[number]
         tiny = 1e-9 * abs(known)
-        step = max(FIRST_STEP * (known - floor), tiny)
+        step, too_far = max(FIRST_STEP * (known - floor), tiny), math.inf
         for _ in range(MOST_TARGETS):
-            if self.stop():
+            if self.stop() or step >= too_far:
                 break
             target = min(floor + step, known + tiny)
             found = self.blocks.search(number, target)
             if found is None:
-                break
+                # Too many fleets: a nearer target proves less, but something.
+                step, too_far = SHRINK * step, step
+                if step < LEAST_STEP * (known - floor):
+                    break
+                continue
             self.blocks.proved[number] = max(self.blocks.proved[number], found.proved)
             if found.path is not None and found.value <= target:
                 if self._serves(first, found):

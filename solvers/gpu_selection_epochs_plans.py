@@ -90,13 +90,19 @@ class Corridor:
         return np.minimum(width, self.stages.most + 1)
 
     def plan(self, centre: IntArray, even: bool = False) -> tuple[EpochPlan | None, IntArray | None]:
-        """A plan from the corridor, cuts added and needs raised until every epoch has its shares."""
-        path: IntArray | None = centre
+        """A plan from the corridor, cuts added and needs raised until every epoch has its shares.
+
+        When stopped: (None, fleets that may still lack something).
+        """
+        path = centre
         for _ in range(40):
-            path = self.improve(path if path is not None else centre)
-            if path is None:
-                return None, None
+            better = self.improve(path)
+            if better is None:
+                return None, path if self.stop() else None
+            path = better
             if not self.pool.all_fit(path):
+                if self.stop():
+                    return None, path
                 continue
             found, failed = plan_for(self.instance, self.pool, path, even)
             if found is not None or self.stop():
