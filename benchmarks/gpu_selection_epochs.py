@@ -23,7 +23,7 @@ from headroom.instances.gpu_selection import GpuSelection
 from headroom.instances.gpu_selection_presets import make
 from headroom.run import Result, run
 
-RATES = {"about 5": 64.0, "about 10": 128.0, "about 20": 230.0, "about 50": 560.0}
+RATES = {"about 5": 28.0, "about 10": 75.0, "about 20": 190.0, "about 50": 500.0}
 LIMIT_S = 60.0
 LONG_LIMIT_S = 600.0
 

@@ -171,9 +171,14 @@ def _in_words(penalty: dict[str, Any]) -> list[str]:
     for name, record in penalty.items():
         least, most = record["usd_per_h"]
         if most is not None and record["share"][1] is not None:
-            shares = f"{100 * record['share'][0]:.3g}% to {100 * record['share'][1]:.3g}%"
-            lines.append(f"whole replicas cost {least:.4g} to {most:.4g} USD/h ({shares}) more than pooled ones {names[name]}")
+            shares = _from_to(*(100 * share for share in record["share"]), unit="%")
+            lines.append(f"whole replicas cost {_from_to(least, most)} USD/h ({shares}) more than pooled ones {names[name]}")
     return lines
+
+
+def _from_to(least: float, most: float, unit: str = "") -> str:
+    low, high = f"{least:.3g}{unit}", f"{most:.3g}{unit}"
+    return low if low == high else f"{low} to {high}"
 
 
 def why_infeasible(instance: GpuSelection, params: SolveParams, progress: Progress) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import typer
 
 from headroom.cli_common import (
     JsonOption,
-    TimeLimitOption,
     at_least,
     bound_text,
     check_output,
@@ -37,6 +36,8 @@ With -o a killed or interrupted sweep continues where it stopped, and a finished
 Exit code 1: no method found a plan.
 """
 COMPARISON_SCHEMA = "headroom/comparison/1"
+RUN_LIMIT_S = 60.0
+"""A sweep ends: some exact methods would search large instances for days."""
 
 
 def add_compare_command(app: typer.Typer) -> None:
@@ -50,7 +51,7 @@ def compare_command(
     bounds: Annotated[str | None, typer.Option("--bounds", metavar="A,B", help="Bounds, or none; default: all.", show_default=False)] = None,
     seeds: Annotated[str, typer.Option("--seeds", metavar="LIST", help="Seeds: 0,1,2 or 0:5 (0 to 4).")] = "0",
     jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", help="Processes; default: one a core.", show_default=False)] = None,
-    time_limit: TimeLimitOption = None,
+    time_limit: Annotated[float, typer.Option("--time-limit", metavar="S", help="Seconds that a run may search at most.")] = RUN_LIMIT_S,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the table: .parquet.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> int:

@@ -11,7 +11,7 @@ from headroom.cli_common import JsonOption, at_least, check_output, table, write
 from headroom.cli_demo import DEMO_HELP, demo_command
 
 if TYPE_CHECKING:
-    from headroom.registry import Family
+    from headroom.registry import BoundMethod, Entry, Family, Method
 
 FAMILIES_HELP = "List families, methods, bounds and presets."
 GENERATE_HELP = """Make an instance from a preset and a seed.
@@ -39,13 +39,17 @@ def families_command(as_json: JsonOption = False) -> int:
         write_json({"schema": "headroom/families/1", "families": [_family_record(family) for family in FAMILIES.values()]})
         return 0
     for family in FAMILIES.values():
-        rows = [["method", name, entry.kind, entry.summary] for name, entry in family.methods.items()]
-        rows += [["bound", name, entry.proof.replace("_", " "), entry.summary] for name, entry in family.bounds.items()]
-        rows += [["preset", name, "", summary] for name, summary in family.presets.items()]
-        rows += [["export", name, "", entry.summary] for name, entry in family.exporters.items()]
-        rows += [["sweep", name, "", entry.summary] for name, entry in family.sweeps.items()]
-        write_out(f"{family.name}: {family.question}\n" + table(("", "name", "kind", "what"), rows) + "\n")
+        rows = [["method", name, entry.kind, _modes(entry), entry.summary] for name, entry in family.methods.items()]
+        rows += [["bound", name, entry.proof.replace("_", " "), _modes(entry), entry.summary] for name, entry in family.bounds.items()]
+        rows += [["preset", name, "", "", summary] for name, summary in family.presets.items()]
+        rows += [["export", name, "", _modes(entry), entry.summary] for name, entry in family.exporters.items()]
+        rows += [["sweep", name, "", _modes(entry), entry.summary] for name, entry in family.sweeps.items()]
+        write_out(f"{family.name}: {family.question}\n" + table(("", "name", "kind", "for", "what"), rows) + "\n")
     return 0
+
+
+def _modes(entry: Entry | Method | BoundMethod) -> str:
+    return ", ".join(entry.modes)
 
 
 def _family_record(family: Family) -> dict[str, Any]:
@@ -53,13 +57,17 @@ def _family_record(family: Family) -> dict[str, Any]:
         "name": family.name,
         "question": family.question,
         "demo_preset": family.demo_preset,
-        "methods": [{"name": name, "kind": entry.kind, "summary": entry.summary} for name, entry in family.methods.items()],
-        "bounds": [{"name": name, "proof": entry.proof, "summary": entry.summary} for name, entry in family.bounds.items()],
+        "methods": [_entry_record(name, entry) | {"kind": entry.kind} for name, entry in family.methods.items()],
+        "bounds": [_entry_record(name, entry) | {"proof": entry.proof} for name, entry in family.bounds.items()],
         "presets": [{"name": name, "summary": summary} for name, summary in family.presets.items()],
-        "exporters": [{"name": name, "summary": entry.summary} for name, entry in family.exporters.items()],
-        "sweeps": [{"name": name, "summary": entry.summary} for name, entry in family.sweeps.items()],
+        "exporters": [_entry_record(name, entry) for name, entry in family.exporters.items()],
+        "sweeps": [_entry_record(name, entry) for name, entry in family.sweeps.items()],
         "options": dict(family.options),
     }
+
+
+def _entry_record(name: str, entry: Entry | Method | BoundMethod) -> dict[str, Any]:
+    return {"name": name, "modes": list(entry.modes), "summary": entry.summary}
 
 
 def family_named(name: str) -> Family:

@@ -285,7 +285,7 @@ GPU_SELECTION = Family(
             "day-toy": "the toy over a day by the hour",
             "day-toy-slow-start": "the toy over a day by the hour, starts take an hour",
             "day-4gpu-6x6": "azure-chat-2024 over a day by the hour, peak 2.2 times the mean",
-            "week-4gpu-6x6": "azure-chat-2024 over a week by the hour; about 5 replicas on average, with total_rate_per_s=560 about 50",
+            "week-4gpu-6x6": "azure-chat-2024 over a week by the hour; about 9 replicas on average, with total_rate_per_s=28 about 5",
             "week-minutes-4gpu-6x6": "azure-chat-2024 over a week by the minute, starts take 3 minutes",
         }
     ),
