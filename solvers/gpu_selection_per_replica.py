@@ -171,7 +171,7 @@ def _in_words(penalty: dict[str, Any]) -> list[str]:
     for name, record in penalty.items():
         least, most = record["usd_per_h"]
         if most is not None and record["share"][1] is not None:
-            shares = _from_to(*(100 * share for share in record["share"]), unit="%")
+            shares = _from_to(100 * record["share"][0], 100 * record["share"][1], "%")
             lines.append(f"whole replicas cost {_from_to(least, most)} USD/h ({shares}) more than pooled ones {names[name]}")
     return lines
 

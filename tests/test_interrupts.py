@@ -181,18 +181,31 @@ def test_live_line_on_a_terminal_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delay", [0.8, 2.0])
 @pytest.mark.parametrize("method", ["branching", "highs", "cpsat"])
 def test_real_methods_on_a_real_search(method: str, delay: float, tmp_path: Path) -> None:
-    made = headroom("generate", "gpu_selection", "--preset", "capped-20x1000", "--seed", "2", "-o", "big.npz", cwd=tmp_path)
+    interrupted_search(tmp_path, method, delay, "capped-20x1000")
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "rate_per_s"),
+    [("column_generation", "replicas-10x6", 6000), ("decomposition", "week-minutes-4gpu-6x6", 64), ("highs", "week-4gpu-6x6", 64)],
+)
+def test_real_methods_of_the_other_modes(method: str, preset: str, rate_per_s: float, tmp_path: Path) -> None:
+    interrupted_search(tmp_path, method, 4.0, preset, "--set", f"total_rate_per_s={rate_per_s}")
+
+
+def interrupted_search(folder: Path, method: str, delay_s: float, preset: str, *settings: str) -> None:
+    """A solve that is interrupted leaves soon, with its best plan if it has one, and says so if it has none."""
+    made = headroom("generate", "gpu_selection", "--preset", preset, "--seed", "2", *settings, "-o", "big.npz", cwd=folder)
     assert made.returncode == 0, made.stderr
-    process = start("solve", "big.npz", "--method", method, "-o", "plan.npz", cwd=tmp_path)
-    time.sleep(delay)
+    process = start("solve", "big.npz", "--method", method, "-o", "plan.npz", cwd=folder)
+    time.sleep(delay_s)
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in out + err
     assert time.monotonic() - sent < 8
-    if (tmp_path / "plan.npz").exists():
-        verified = headroom("verify", "big.npz", "plan.npz", cwd=tmp_path)
+    if (folder / "plan.npz").exists():
+        verified = headroom("verify", "big.npz", "plan.npz", cwd=folder)
         assert verified.returncode == 0, verified.stdout
     else:
         assert "interrupted before any plan was found" in err
