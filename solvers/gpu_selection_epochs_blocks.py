@@ -64,6 +64,8 @@ class BlockSearch:
         """Solve every block of this level as far as limits allow; the number that were left open. Call `merge` between levels."""
         self._open = 0
         floor, members = list(self.blocks.proved), len(self.blocks.members)
+        self._claims = list(floor)
+        """The targets whose searches proved what is proved: searched again, they prove it again."""
         for number in range(members):
             self._solve(number)
             gained = math.fsum(self.blocks.proved[: number + 1]) - math.fsum(floor[: number + 1])
@@ -71,7 +73,7 @@ class BlockSearch:
                 self._open += members - number - 1
                 break  # too many fleets in nearly every block, and nothing to show for it
         ends = [self.blocks.span(number)[1] for number in range(len(self.blocks.members))]
-        self.levels.append({"borders": np.array([0, *ends]), "value": np.array(self.blocks.proved)})
+        self.levels.append({"borders": np.array([0, *ends]), "value": np.array(self._claims)})
         return self._open
 
     def merge(self) -> bool:
@@ -100,7 +102,8 @@ class BlockSearch:
                 if step < LEAST_STEP * (known - floor):
                     break
                 continue
-            self.blocks.proved[number] = max(self.blocks.proved[number], found.proved)
+            if found.proved > self.blocks.proved[number]:
+                self.blocks.proved[number], self._claims[number] = found.proved, target
             if found.path is not None and found.value <= target:
                 if self._serves(first, found):
                     self.path[first:last] = found.path

@@ -21,6 +21,8 @@ from headroom.solvers.standard_form import StandardForm, standard_form
 FloatArray = npt.NDArray[np.float64]
 SECONDS_A_CELL = 5e-5
 """Building and compiling the model takes about this long for each (epoch, type, item)."""
+BELIEVED = 1e-6
+"""A bound of HiGHS further above a plan's cost than this is wrong: loads near its absolute tolerance. It is left out."""
 SMALL_CELLS = 5_000
 """Up to so many (epoch, type, item) HiGHS does without presolve: it loses no time, and presolve of 1.14 called 15.63 optimal on an instance of ours
 with data of very different scales whose optimum is 14.31."""
@@ -55,7 +57,7 @@ def highs_epochs(instance: GpuSelection, params: SolveParams, progress: Progress
         offer(answer.x)
     if answer.status == "infeasible" and progress.plan is None:
         bounds = (*bounds, Bound(math.inf, "highs", "solver"))
-    elif answer.bound > -math.inf:
+    elif -math.inf < answer.bound * scale <= progress.objective * (1 + BELIEVED):
         bounds = (*bounds, Bound(answer.bound * scale, "highs", "solver"))
     return Outcome(plan=progress.plan, bounds=bounds, stop=answer.stop, solver=answer.solver, details={"nodes": answer.nodes})
 

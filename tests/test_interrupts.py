@@ -16,6 +16,7 @@ import pytest
 
 from tests.command import COMMAND, environment, headroom, start, write_toy
 
+SAID = "headroom: interrupted before there was anything to keep\n"
 BOTH = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 
@@ -117,7 +118,7 @@ del thing
 print("went on")
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", SAID)
 
 
 def test_while_reading_standard_input(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_while_reading_standard_input(tmp_path: Path) -> None:
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "")
+    assert (process.returncode, out, err) == (130, "", SAID)
 
 
 @pytest.mark.parametrize("verb", ["bound", "demo"])
@@ -208,4 +209,4 @@ def interrupted_search(folder: Path, method: str, delay_s: float, preset: str, *
         verified = headroom("verify", "big.npz", "plan.npz", cwd=folder)
         assert verified.returncode == 0, verified.stdout
     else:
-        assert "interrupted before any plan was found" in err
+        assert "interrupted before " in err

@@ -6,7 +6,6 @@ headroom; 130 and 143 interrupted. Modules of the command line import nothing he
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -67,17 +66,23 @@ def run_command(arguments: list[str], debug: bool) -> int:
     try:
         # A handler that raised may have been swallowed by a library: the signal still counts.
         code = build_app()(arguments, prog_name="headroom", standalone_mode=False)
-        return signals.exit_code or int(code or DONE)
+        return _left_early() or int(code or DONE)
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            sys.stderr.write("headroom: interrupted before there was anything to keep\n")
-        return signals.exit_code or 130
+        return _left_early() or 130
     except SystemExit as error:  # typer's answer to a closed pipe
-        return signals.exit_code or (error.code if isinstance(error.code, int) else DONE)
+        return _left_early() or (error.code if isinstance(error.code, int) else DONE)
     except BaseException as error:
         if signals.exit_code is not None and not _is_input_error(error):
-            return signals.exit_code
+            return _left_early()
         return report(error, debug)
+
+
+def _left_early() -> int:
+    """The exit code that a signal asked for, 0 without one. A verb that a signal found at work has said what it kept; else it is said here."""
+    if signals.exit_code is None:
+        return 0
+    signals.answer()
+    return signals.exit_code
 
 
 def report(error: BaseException, debug: bool) -> int:

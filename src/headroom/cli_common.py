@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headroom.interrupts import signals
+
 if TYPE_CHECKING:
     from headroom.documents import PlanDocument
     from headroom.instances.base import Instance
@@ -67,6 +69,7 @@ def write_json(document: Mapping[str, Any]) -> None:
 
 def note(message: str) -> None:
     """One line for people, on stderr."""
+    signals.answered = signals.answered or signals.exit_code is not None
     try:
         print(f"headroom: {' '.join(message.split())}", file=sys.stderr, flush=True)  # noqa: T201
     except (OSError, ValueError):

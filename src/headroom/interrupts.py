@@ -8,6 +8,7 @@ the best plan that `Progress` holds and leaves the process with `os._exit`, for 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ class Signals:
     def __init__(self) -> None:
         self.received: int | None = None
         self.count = 0
+        self.answered = False
+        """Whether something was said on stderr after a signal came."""
         self._watching: Watch[object] | None = None
 
     def install(self) -> None:
@@ -43,8 +46,16 @@ class Signals:
     def _unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Obey a KeyboardInterrupt raised inside a weakref callback or a finaliser (imports run both): Python would report and drop it."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt) and self.received is not None:
+            self.answer()
             leave(128 + self.received)
         sys.__unraisablehook__(unraisable)
+
+    def answer(self) -> None:
+        """Say that a signal ended the process before a verb could say what it keeps; nothing if one did."""
+        if not self.answered:
+            self.answered = True
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write("headroom: interrupted before there was anything to keep\n")
 
     def ignore(self) -> None:
         """The work is done and only the interpreter's own end is left: it must not print a traceback."""
