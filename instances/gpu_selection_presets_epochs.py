@@ -186,7 +186,7 @@ def over_time(default_base: str, default_days: int, default_epoch_s: float, defa
             raise InputError(f"base must be one of {', '.join(POOLED)}, got {shown(base)}")
         profile = Profile(days, epoch_s, peak_to_mean, peak_hour, weekend, noise_cv, noise_correlation_s, bucket_noise_cv, mix_drift)
         number("start_cost_h", start_cost_h, 0.0, 1e6)
-        data = POOLED[base](rng)
+        data = POOLED[base](rng) | {"slices": None}  # over time shares are continuous: what slices add is not certified there
         work = data["work"]
         rates = daily_rates(np.array([item["rate_per_s"] for item in work]), profile, rng, _output_tokens(work), _shared(work))
         epochs = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from headroom.bounds.gpu_selection_epoch_prices import Window, WindowPrices, pri
 from headroom.bounds.gpu_selection_fleet_cuts import CutPool
 from headroom.bounds.gpu_selection_stages import closed_form_value, crowded_pools, stages_of, unserved_items
 from headroom.formulations.gpu_selection import EpochPlan, evaluate
-from headroom.formulations.gpu_selection_epochs import epochs_of, fleet, serving
+from headroom.formulations.gpu_selection_epochs import epoch_plan, epochs_of, fleet, serving
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import OPTIMALITY_GAP
 from headroom.formulations.types import Bound, Outcome, SolveParams, Stop
@@ -32,7 +33,7 @@ from headroom.heuristics.gpu_selection_replay import fleets
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.solvers.gpu_selection_epochs_blocks import BlockSearch
 from headroom.solvers.gpu_selection_epochs_highs import SMALL_CELLS, cells, highs_epochs
-from headroom.solvers.gpu_selection_epochs_plans import Corridor, plan_for
+from headroom.solvers.gpu_selection_epochs_plans import Corridor, plan_for, rented
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -71,6 +72,7 @@ class Decomposition:
 
     def run(self) -> None:
         """Bounds and plans, best effort within the limits."""
+        self.offer_divisible()
         for path in self.first_paths():
             self.offer(path)
         prices = search_prices(self.stages, self.pool, self.progress)
@@ -152,6 +154,31 @@ class Decomposition:
             self.keep(bound)
         return bound.value == math.inf
 
+    def why_infeasible(self) -> tuple[dict[str, Any], str] | None:
+        """The first epoch that all replicas that could serve then cannot serve, and by how much; None when it takes several epochs to tell."""
+        s = self.stages
+        for t in range(s.epochs):
+            could = s.most if s.initial is None or s.may_rise[: t + 1].any() else s.initial
+            shed = self.pool.serving.shortfall(s.rate[t], could)
+            if shed > 0:
+                late = " before any start takes effect" if could is not s.most else ""
+                record = {"epoch": t, "replicas": {gpu.name: int(k) for gpu, k in zip(self.instance.gpus, could, strict=True)}, "shed_share": shed}
+                words = f"epoch {t} cannot be served: the {int(could.sum())} replicas that can serve{late} leave {100 * shed:.3g}% of its requests"
+                return record, words
+        return None
+
+    def offer_divisible(self) -> None:
+        """Every item on its cheapest type, counts rounded up: a plan in no time, where caps and pools allow it and slices are not asked for."""
+        s = self.stages
+        cost = np.where(np.isfinite(s.load), s.rent[:, None] * np.where(np.isfinite(s.load), s.load, 0.0), np.inf)
+        chosen = np.argmin(cost, axis=0)
+        one_hot = (np.arange(s.types)[:, None] == chosen) & np.isfinite(s.load)
+        busy = s.rate @ np.where(one_hot, s.load, 0.0).T
+        n = rented(self.instance, np.maximum(np.ceil(busy * (1 - 1e-12)).astype(np.int64), s.least))
+        if self.instance.pooled_slices is None and (n <= s.most).all():
+            share = np.broadcast_to(one_hot.astype(np.float64), (s.epochs, *one_hot.shape))
+            self.progress.offer(epoch_plan(self.instance, n, share))
+
     def offer(self, path: IntArray) -> None:
         """The plan of these fleets, if they serve."""
         plan = None if self.stopped() else plan_for(self.instance, self.pool, path)[0]
@@ -189,12 +216,20 @@ def decomposition(instance: GpuSelection, params: SolveParams, progress: Progres
     missing = unserved_items(instance)
     if len(missing):
         names = [instance.work[i].name for i in missing]
-        details = {"infeasibility": {"unserved": names}}
-        return Outcome(bounds=(Bound(math.inf, "closed_form", "closed_form"),), details=details, notes=(f"no type can serve {', '.join(names[:5])}",))
+        why = {"infeasibility": {"unserved": names}}
+        return Outcome(bounds=(Bound(math.inf, "closed_form", "closed_form"),), details=why, notes=(f"no type can serve {', '.join(names[:5])}",))
     crowded = crowded_pools(instance)
     if crowded:
         note = f"the floors of its types take more GPUs than pool {crowded[0]} has"
         return Outcome(bounds=(Bound(math.inf, "closed_form", "closed_form"),), details={"infeasibility": {"pools": crowded}}, notes=(note,))
     work = Decomposition(instance, params, progress)
     work.run()
-    return Outcome(plan=work.evened(), bounds=tuple(work.bounds), stop=work.stop, solver=work.solver, details={"cuts": len(work.pool.cuts)})
+    details: dict[str, Any] = {"cuts": len(work.pool.cuts)}
+    notes: tuple[str, ...] = ()
+    if any(bound.value == math.inf for bound in work.bounds):
+        reason = work.why_infeasible()
+        if reason is not None:
+            details["infeasibility"], notes = reason[0], (reason[1],)
+    elif work.stop == "completed" and progress.gap > OPTIMALITY_GAP and progress.plan is not None:
+        notes = ("the search ended before the limits: what is open between plan and bound takes lists of fleets too long to search",)
+    return Outcome(plan=work.evened(), bounds=tuple(work.bounds), stop=work.stop, solver=work.solver, notes=notes, details=details)

@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 FIRST_STEP, GROWTH, SHRINK, LEAST_STEP = 0.25, 1.6, 0.4, 0.02
 """Targets: the first one is this share of what lies between proof and plan, each next one goes so much further, or back when that was too far."""
-FEW_OPEN, LITTLE = 10, 5e-4
+FEW_OPEN, LITTLE = 10, 2e-4
 """A level is left when half of its first blocks, and more than a few, stayed open and raised the bound by less than a little."""
 SHORTEST, BASE = 4, 3.0
 """Small blocks have at least so many epochs, and about BASE times as many as a start takes to pay."""

@@ -81,6 +81,9 @@ def compare_command(
         raise
     progress.clear()
     rows = records(frame)
+    for name in _names(methods) or ():
+        if not any(row["method"] == name for row in rows):
+            note(f"{name} was not run: it is for another mode than these instances' (see headroom families)")
     if as_json:
         write_json({"schema": COMPARISON_SCHEMA, "rows": rows})
     else:
@@ -152,8 +155,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "-" if is_bound else percent(row["certified_gap"]),
         "-" if row["runtime_s"] is None else seconds(row["runtime_s"]),
         row["status"] or "-",
-        row["error"] or row["stop"] or "-",
+        row["error"] or _dropped(row) or row["stop"] or "-",
     ]
+
+
+def _dropped(row: dict[str, Any]) -> str:
+    """What a policy that has no plan did: it dropped requests, and paid so much."""
+    share = row.get("part_dropped_share")
+    return f"dropped {100 * share:.3g}% at {number(row.get('part_replay_cost_usd'))}" if share and row["objective"] is None else ""
 
 
 class _Progress:

@@ -171,6 +171,9 @@ def method_row(instance: Instance, method: str, params: SolveParams) -> Row:
 
     result = run(instance, method, params)
     parts = {} if result.evaluation is None else {f"part_{name}": value for name, value in result.evaluation.parts.items()}
+    replay = result.details.get("replay")
+    if replay is not None:
+        parts |= {"part_replay_cost_usd": replay["cost_usd"], "part_dropped_share": replay["unserved_share"]}
     known = {"objective": result.objective if result.plan is not None else None, "runtime_s": result.runtime_s, "error": None}
     return known | {"status": result.status, "stop": result.stop} | parts | _own_bounds(result.bounds)
 
