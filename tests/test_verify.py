@@ -330,7 +330,7 @@ def test_a_recheck_that_fails_refuses_the_bound(
 
 
 def test_a_bound_that_claims_nothing_need_not_prove_anything(toy: GpuSelection, document: Document) -> None:
-    worthless = {"kind": "prices", "capacity_price": [[1e200, 1e200]], "pool_price": [], "with_cost": False}
+    worthless = {"kind": "prices", "capacity_price": [[1e90, 1e90]], "pool_price": [], "with_cost": False}
     document["bounds"].append({"method": "lp", "proof": "certificate", "value": None, "certificate": worthless})
     assert verify(toy, document).problems == ()
     document["bounds"][-1]["infeasible"] = True
