@@ -53,12 +53,15 @@ class Priced:
     pool_price: FloatArray
     value: FloatArray
     rules: Callable[[int], tuple[FloatArray, FloatArray]]
+    most: IntArray = field(init=False)
+    """Counts that some cheapest path never exceeds [T][G]."""
     worth: FloatArray = field(init=False)
     """What a replica that stands before epoch t is worth [T + 1][G]; lambda at a border."""
 
     def __post_init__(self) -> None:
         s = self.stages
         self.cost = s.rent + (self.pool_price @ s.pool_gpus if len(s.pool_limit) else 0.0) - self.price
+        self.most = s.useful()
         self.constant = self.value - (self.pool_price @ s.pool_limit if len(s.pool_limit) else 0.0)
         self.worth = np.zeros((s.epochs + 1, s.types))
         stands, missing = np.zeros(s.types), np.zeros(s.types)
@@ -91,6 +94,7 @@ def tables(priced: Priced, first: int, last: int) -> Tables:
             togo[t - first, g, : len(x)] = behind
             here = behind + priced.cost[t, g] * x
             here[: s.least[t, g]] = np.inf
+            here[priced.most[t, g] + 1 :] = np.inf
             # Falling to x' <= x is free; rising to x' > x costs.
             behind = np.minimum.accumulate(here)
             if s.may_rise[t]:
@@ -203,7 +207,7 @@ class Blocks:
         order = np.argsort(-self.priced.price[t], kind="stable")
         rules, need = self.priced.rules(t)
         rules, need = np.vstack([rules, self.priced.price[t]]), np.append(need, self.priced.value[t])
-        columns = (s.least[t][order], s.most[order], togo[order], rent[order], s.rise[order])
+        columns = (s.least[t][order], self.priced.most[t][order], togo[order], rent[order], s.rise[order])
         found, found_cost = np.empty((MOST_FOUND, s.types), np.int64), np.empty(MOST_FOUND)
         number = successors(
             np.ascontiguousarray(fleets[:, order]), cost, self.priced.price[t][order], np.ascontiguousarray(rules[:, order]), need,

@@ -35,7 +35,6 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 ENOUGH = 2e-4
 """A window is left when its bound is this close, relative, to its master's objective (unless the caller is content with less)."""
-ENOUGH_IN_LONG_RUNS = 1e-3
 SMOOTH = 0.6
 """Prices are taken this far back towards the best ones so far (Wentges' smoothing): the master's own jump about, and few of their bounds are good."""
 PENALTY = 100.0
@@ -195,7 +194,6 @@ class Window:
 def search_prices(stages: Stages, pool: CutPool, progress: Progress) -> WindowPrices:
     """Prices for the whole horizon, found window by window and set side by side: a replica that crosses a border starts free in the second window,
     so no path of the whole horizon earns more than its parts."""
-    enough = ENOUGH if stages.epochs <= WINDOW else ENOUGH_IN_LONG_RUNS
     budget_s, begun = TIME_SHARE * progress.remaining_s, progress.elapsed_s
     found = []
     for first, last in _windows(stages, pool.need[0]):
@@ -205,7 +203,7 @@ def search_prices(stages: Stages, pool: CutPool, progress: Progress) -> WindowPr
             return progress.should_stop() is not None or progress.elapsed_s > deadline
 
         window = Window(_part(stages, first, last), pool, first)
-        found.append(window.run(stop, enough, remaining_s=lambda: progress.remaining_s))
+        found.append(window.run(stop, remaining_s=lambda: progress.remaining_s))
     return WindowPrices(
         price=np.vstack([part.price for part in found]),
         value=np.concatenate([part.value for part in found]),

@@ -14,6 +14,7 @@ do not serve yet) forbids it. Before the first start can take effect, m may only
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,32 @@ class Stages:
         """What fleets that serve [T][G] cost [USD], pools and `may_rise` unchecked."""
         total = float((path @ self.rent).sum() + (np.maximum(np.diff(path, axis=0), 0) @ self.rise).sum())
         return total + (float(self.rise @ np.maximum(path[0] - self.initial, 0)) if self.initial is not None else 0.0)
+
+    def useful(self) -> IntArray:
+        """Counts [T][G] that some cheapest path never exceeds. O(T G (I + w)), w = rise / rent.
+
+        What type g could serve of epoch s alone keeps alone_gs = ceil(sum_i r_si load_gi) replicas busy; one more, beyond the floor, is idle. Let h be
+        a level of the path that is idle in w epochs on end, w rent_g >= rise_g. Off during that idle stretch it costs w rents less and at most one
+        start more. So epoch t needs no more than min over stretches W of w epochs around t of max_{s in W} alone_gs. A stretch may reach beyond the
+        end, where no start follows, but not before epoch 0, where a standing replica may have cost no start, and starts must be allowed after it.
+        (`needs` is rounded down by more than 1e-12: what alone_g serves is served for all that bounds can see.)
+        """
+        found = np.tile(self.most, (self.epochs, 1))
+        forbidden = np.flatnonzero(~self.may_rise)
+        for g in np.flatnonzero(self.rent > 0):
+            length = max(math.ceil(self.rise[g] / self.rent[g]), 1)
+            length += length * self.rent[g] < self.rise[g]
+            if length > self.epochs:
+                continue
+            load = np.where(np.isfinite(self.load[g]), self.load[g], 0.0)
+            alone = np.maximum(np.ceil((self.rate @ load) * (1 - 1e-12)), self.least[:, g])
+            padded = np.concatenate([alone, np.zeros(length - 1)])
+            stretch = np.lib.stride_tricks.sliding_window_view(padded, length).max(axis=1)
+            before = np.concatenate([np.full(length - 1, np.inf), stretch])
+            limit = np.lib.stride_tricks.sliding_window_view(before, length).min(axis=1)
+            limit[: int(forbidden.max(initial=-1)) + 1] = np.inf
+            found[:, g] = np.minimum(found[:, g], np.where(np.isfinite(limit), limit, self.most[g]).astype(np.int64))
+        return found
 
     def needs(self, prices: FloatArray) -> FloatArray:
         """sum_i r_ti min_g w_kg load_gi [K][T] for prices w [K][G] >= 0, rounded against us: every fleet m that `evaluate` accepts in epoch t has

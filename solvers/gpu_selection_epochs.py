@@ -40,6 +40,8 @@ IntArray = npt.NDArray[np.int64]
 CORRIDOR_SHARE = 0.25
 LEAST_GAIN = 1e-5
 """Blocks are not merged further when some were left open and the level raised the bound by less than this."""
+CLOSE = 2e-3
+"""Blocks' fleets are worth a corridor when they cost at most this much more than the best plan, relative: at first they are dear where blocks meet."""
 SECONDS_A_DECISION = 4e-3
 """What an online policy takes for an epoch."""
 
@@ -109,7 +111,9 @@ class Decomposition:
                 self.keep(Bound(search.blocks.total, "fleet_blocks", "certificate", search.certificate))
             if not (search.path == path).all():
                 path = search.path.copy()
-                self.improve(path)
+                best = self._better(path)
+                if self.stages.cost(path) <= (1 + CLOSE) * self.stages.cost(best):
+                    self.improve(path)
                 search.path = self._better(path)
             gained = search.blocks.total - proved
             if not self._open() or (left_open and gained < LEAST_GAIN * abs(proved)) or not search.merge():

@@ -34,7 +34,7 @@ class BlockSearch:
         rules = Rules(stages, pool.cuts, [np.array(chosen, dtype=np.int64) for chosen in pool.active])
         value = fleet_values(stages, prices.price, prices.value, rules)
         self.priced = Priced(stages, prices.price, prices.pool_price, value, self._rules)
-        self.borders = first_borders(stages, pool.need[0])
+        self.borders = first_borders(stages, prices.value)
         self.blocks = Blocks(self.priced, self.borders, stop)
         self.path = path.copy()
         """Fleets that serve: the best of each block, the given ones elsewhere. What blocks cannot see is where they meet."""
@@ -90,6 +90,8 @@ class BlockSearch:
         known = self.blocks.cost(number, self.path[first:last])
         floor = self.blocks.proved[number]
         tiny = 1e-9 * abs(known)
+        if known <= floor + tiny:
+            return
         step, too_far = max(FIRST_STEP * (known - floor), tiny), math.inf
         for _ in range(MOST_TARGETS):
             if self.stop() or step >= too_far:
@@ -120,13 +122,14 @@ class BlockSearch:
         return not failed
 
 
-def first_borders(stages: Stages, need: FloatArray) -> list[int]:
-    """Small blocks' borders: some eight times as far apart as a start takes to pay, each where the need is lowest thereabouts."""
+def first_borders(stages: Stages, value: FloatArray) -> list[int]:
+    """Small blocks' borders, each before the epoch thereabouts whose fleet the prices `value` [T] most: there the first fleets are few. Behind an epoch
+    without prices any fleet could follow, as the next epoch that counts would be served by whatever stands."""
     rented = stages.rent > 0
     ratio = float(np.median(stages.rise[rented] / stages.rent[rented])) if rented.any() else 1.0
     length = max(SHORTEST, min(round(BASE * (1 + ratio)), 200))
     borders = [0]
     while stages.epochs - borders[-1] > 1.5 * length:
         begin, end = borders[-1] + math.ceil(length / 2), borders[-1] + length
-        borders.append(begin + int(np.argmin(need[begin:end])))
+        borders.append(begin + int(np.argmax(value[begin:end])))
     return [*borders, stages.epochs]
