@@ -65,8 +65,8 @@ class Stages:
     def useful(self) -> IntArray:
         """Counts [T][G] that some cheapest path never exceeds. O(T G (I + w)), w = rise / rent.
 
-        What type g could serve of epoch s alone keeps alone_gs = ceil(sum_i r_si load_gi) replicas busy; one more, beyond the floor, is idle. Let h be
-        a level of the path that is idle in w epochs on end, w rent_g >= rise_g. Off during that idle stretch it costs w rents less and at most one
+        What type g could serve of epoch s alone keeps alone_gs = ceil(sum_i r_si load_gi) replicas busy; one more, beyond the floor, is idle. Let h
+        be a level of the path that is idle in w epochs on end, w rent_g >= rise_g. Off during that idle stretch it costs w rents less and at most one
         start more. So epoch t needs no more than min over stretches W of w epochs around t of max_{s in W} alone_gs. A stretch may reach beyond the
         end, where no start follows, but not before epoch 0, where a standing replica may have cost no start, and starts must be allowed after it.
         (`needs` is rounded down by more than 1e-12: what alone_g serves is served for all that bounds can see.)

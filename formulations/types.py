@@ -29,7 +29,7 @@ class Plan(Record):
 
     def document(self) -> dict[str, Any]:
         """The plan in JSON types; fields at their defaults are left out."""
-        return self.model_dump(exclude_defaults=True)
+        return self.dump()
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,15 @@ class Violation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` says of a plan: the objective, its named parts (they add up to it) and every violated constraint."""
+    """What `evaluate` says of a plan: the objective, its named parts and every violated constraint.
+
+    The parts add up to the objective, each times its weight where there are `weights`.
+    """
 
     objective: float
     parts: Mapping[str, float]
     violations: tuple[Violation, ...] = ()
+    weights: Mapping[str, float] | None = None
 
     @property
     def feasible(self) -> bool:

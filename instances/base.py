@@ -23,6 +23,14 @@ class Record(BaseModel):
     """A frozen part of an instance: strict types, no unknown fields, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True, ser_json_inf_nan="null")
+    optional_arrays: ClassVar[frozenset[str]] = frozenset()
+    """Fields that hold an array or None: pydantic cannot tell an array from its default."""
+
+    def dump(self, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The fields in JSON types; those at their defaults are left out."""
+        given = {field for field in self.optional_arrays if getattr(self, field) is not None}
+        rest = self.model_dump(exclude_defaults=True, exclude=set(self.optional_arrays), context=dict(context or {}))
+        return rest | (self.model_dump(include=given, context=dict(context or {})) if given else {})
 
 
 def rule(message: str) -> PydanticCustomError:
@@ -111,12 +119,12 @@ class Instance(Record):
 
     def data(self) -> dict[str, Any]:
         """The data alone, in JSON types; optional fields at their defaults are left out."""
-        return self.model_dump(exclude_defaults=True)
+        return self.dump()
 
     def digest(self) -> str:
         """SHA-256 (hex) over the family and the data as typed little-endian bytes; the same for .json and .npz."""
         digest = hashlib.sha256()
-        _feed(digest, [self.family, self.data()])
+        _feed(digest, [self.family, self.dump({"arrays": True})])
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -251,6 +259,12 @@ def _feed(digest: Any, value: Any) -> None:
             for key in sorted(value):
                 _feed(digest, key)
                 _feed(digest, value[key])
+        case np.ndarray() if value.ndim == 1 and value.dtype == np.float64:
+            tagged = np.empty(len(value), dtype=[("tag", "S1"), ("value", "<f8")])
+            tagged["tag"], tagged["value"] = b"d", value + 0.0
+            digest.update(b"l" + struct.pack("<q", len(value)) + tagged.tobytes())
+        case np.ndarray():
+            _feed(digest, list(value) if value.ndim > 1 else value.tolist())
         case list() | tuple():
             digest.update(b"l" + struct.pack("<q", len(value)))
             for item in value:

@@ -41,7 +41,7 @@ CORRIDOR_SHARE = 0.25
 LEAST_GAIN = 1e-5
 """Blocks are not merged further when some were left open and the level raised the bound by less than this."""
 CLOSE = 2e-3
-"""Blocks' fleets are worth a corridor when they cost at most this much more than the best plan, relative: at first they are dear where blocks meet."""
+"""Blocks' fleets are worth a corridor when they cost at most this much more than the best plan: at first they are dear where blocks meet."""
 SECONDS_A_DECISION = 4e-3
 """What an online policy takes for an epoch."""
 

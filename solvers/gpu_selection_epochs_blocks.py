@@ -123,8 +123,10 @@ class BlockSearch:
 
 
 def first_borders(stages: Stages, value: FloatArray) -> list[int]:
-    """Small blocks' borders, each before the epoch thereabouts whose fleet the prices `value` [T] most: there the first fleets are few. Behind an epoch
-    without prices any fleet could follow, as the next epoch that counts would be served by whatever stands."""
+    """Small blocks' borders, each before the epoch thereabouts whose fleet the prices `value` [T] most.
+
+    There the first fleets are few. In an epoch without prices nearly any fleet could stand and wait for what the next ones need.
+    """
     rented = stages.rent > 0
     ratio = float(np.median(stages.rise[rented] / stages.rent[rented])) if rented.any() else 1.0
     length = max(SHORTEST, min(round(BASE * (1 + ratio)), 200))

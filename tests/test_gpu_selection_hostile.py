@@ -64,8 +64,7 @@ def proved(instance: GpuSelection, bound: Bound) -> float:
     """What a certificate proves; one that is refused proves nothing."""
     try:
         return recheck(instance, bound)
-    except CertificateError as error:
-        assert "at most 1e+100" in str(error)
+    except CertificateError:
         return -math.inf
 
 
