@@ -7,15 +7,19 @@ the share is sum_c z_ledc / c. Nearest replica: tokens from e on d to f are sent
 from __future__ import annotations
 
 import itertools
-
-import pyomo.environ as pyo
+from typing import TYPE_CHECKING
 
 from headroom.formulations.expert_placement import device_counts
 from headroom.instances.expert_placement import ExpertPlacement
 
+if TYPE_CHECKING:
+    import pyomo.environ as pyo
+
 
 def build_model(instance: ExpertPlacement) -> pyo.ConcreteModel:
     """The model with variables `x` (slots), `held`, `imbalance`, and those that the instance's options need."""
+    import pyomo.environ as pyo
+
     m = pyo.ConcreteModel(name=instance.name)
     m.S, m.L = pyo.RangeSet(0, instance.scenarios - 1), pyo.RangeSet(0, instance.layers - 1)
     m.E, m.D = pyo.RangeSet(0, instance.experts - 1), pyo.RangeSet(0, instance.devices - 1)
@@ -39,6 +43,8 @@ def build_model(instance: ExpertPlacement) -> pyo.ConcreteModel:
 
 def _equal_share(m: pyo.ConcreteModel, instance: ExpertPlacement) -> None:
     """x_led / c_le as the expression `share[l, e, d]`."""
+    import pyomo.environ as pyo
+
     if hasattr(m, "share"):
         return
     m.C = pyo.RangeSet(1, instance.most_replicas)
@@ -52,6 +58,8 @@ def _equal_share(m: pyo.ConcreteModel, instance: ExpertPlacement) -> None:
 
 
 def _balance(m: pyo.ConcreteModel, instance: ExpertPlacement) -> pyo.Expression:
+    import pyomo.environ as pyo
+
     loaded = [(s, l) for s, l in itertools.product(m.S, m.L) if instance.total_load[s, l] > 0]
     m.loaded = pyo.Set(initialize=loaded, dimen=2)
     if instance.split == "equal":
@@ -78,6 +86,8 @@ def _balance(m: pyo.ConcreteModel, instance: ExpertPlacement) -> pyo.Expression:
 
 
 def _traffic(m: pyo.ConcreteModel, instance: ExpertPlacement) -> pyo.Expression:
+    import pyomo.environ as pyo
+
     assert instance.transition is not None
     _equal_share(m, instance)
     _holds(m, instance)
@@ -96,6 +106,8 @@ def _traffic(m: pyo.ConcreteModel, instance: ExpertPlacement) -> pyo.Expression:
 
 def _holds(m: pyo.ConcreteModel, instance: ExpertPlacement) -> None:
     """`holds[l, e, d]` is 1 when x_led >= 1, else 0."""
+    import pyomo.environ as pyo
+
     if hasattr(m, "holds"):
         return
     if instance.distinct:
@@ -107,6 +119,8 @@ def _holds(m: pyo.ConcreteModel, instance: ExpertPlacement) -> None:
 
 
 def _moves(m: pyo.ConcreteModel, instance: ExpertPlacement) -> object:
+    import pyomo.environ as pyo
+
     _holds(m, instance)
     assert instance.current_slot_expert is not None
     before = device_counts(instance, instance.current_slot_expert) > 0
@@ -116,6 +130,8 @@ def _moves(m: pyo.ConcreteModel, instance: ExpertPlacement) -> object:
 
 
 def _groups(m: pyo.ConcreteModel, instance: ExpertPlacement) -> None:
+    import pyomo.environ as pyo
+
     groups = int(instance.group_of[-1]) + 1
     m.G, m.N = pyo.RangeSet(0, groups - 1), pyo.RangeSet(0, instance.nodes - 1)
     m.at = pyo.Var(m.L, m.G, m.N, domain=pyo.Binary)

@@ -34,7 +34,10 @@ class Plan(Record):
 
 @dataclass(frozen=True)
 class Violation:
-    """One violated constraint: by how much (`amount`, in the constraint's own unit) it exceeds its `limit`."""
+    """One violated constraint: by how much (`amount`, in the constraint's own unit) it exceeds its `limit`, or falls short of it.
+
+    A constraint whose name begins with `min_` is a lower limit.
+    """
 
     constraint: str
     index: str
@@ -45,7 +48,8 @@ class Violation:
         return {"constraint": self.constraint, "index": self.index, "amount": self.amount, "limit": self.limit}
 
     def __str__(self) -> str:
-        return f"{self.constraint}[{self.index}] exceeded by {self.amount:.6g} (limit {self.limit:.6g})"
+        how = "falls short" if self.constraint.startswith("min_") else "exceeded"
+        return f"{self.constraint}[{self.index}] {how} by {self.amount:.6g} (limit {self.limit:.6g})"
 
 
 @dataclass(frozen=True)

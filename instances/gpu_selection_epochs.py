@@ -66,7 +66,8 @@ class Epochs(Record):
     """Equal stretches of time, each with rates of its own; a fleet may change from one to the next.
 
     Fields: `epoch_s` length of an epoch, s; `rate_per_s` [epoch][work]; `initial_count` [gpu] replicas that stand and serve before epoch 0
-    (null: the fleet of epoch 0 is there and free of starts); `start_cost_usd` [gpu], paid once for each replica started;
+    (null: the fleet of epoch 0 is there and free of starts; more than `max_count` or a pool allows may stand: what is too much stops in epoch 0,
+    free of charge, so that a cap can be swept below what stands); `start_cost_usd` [gpu], paid once for each replica started;
     `start_delay_epochs`: a replica is rented but serves nothing in that many epochs from its start. Stopping is free and at once.
     """
 

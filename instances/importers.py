@@ -21,6 +21,11 @@ class Importer:
     function: str
     options: tuple[str, ...]
 
+    @property
+    def with_performance(self) -> tuple[str, ...]:
+        """What a trace format takes besides when --performance makes an instance of it."""
+        return ("performance", *_PERFORMANCE_OPTIONS) if self.makes == "workload" else ()
+
     def load(self) -> Callable[..., tuple[Any, list[str]]]:
         """Import the function named `module:name`."""
         module, name = self.function.split(":")

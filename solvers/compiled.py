@@ -1,7 +1,8 @@
 """Functions compiled by numba, with their machine code kept between runs where a folder for it can be written.
 
 numba refuses `cache=True` at import when neither the source's folder nor the user's cache folder is writable; then the function is compiled
-anew in each process. A compiled function and all compiled functions it calls belong in one file: numba does not see edits elsewhere.
+anew in each process. A compiled function and all compiled functions it calls belong in one file: numba does not see edits elsewhere. Compiled
+code holds no Python lock: several threads run it side by side.
 """
 
 from __future__ import annotations
@@ -19,6 +20,6 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
     jit: Any = numba.njit
     try:
-        return cast("Callable[P, R]", jit(cache=True)(function))
+        return cast("Callable[P, R]", jit(cache=True, nogil=True)(function))
     except RuntimeError:  # "cannot cache function: no locator available": nothing is writable
-        return cast("Callable[P, R]", jit(function))
+        return cast("Callable[P, R]", jit(nogil=True)(function))

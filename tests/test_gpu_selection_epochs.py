@@ -357,6 +357,15 @@ def test_floors_above_what_stands_and_above_a_pool() -> None:
     assert "pool p" in result.notes[0]
 
 
+def test_what_stands_above_a_cap_stops_at_once() -> None:
+    # Five stand, two may: both are kept for 2 + 2 USD, less than stopping one and starting it again (1 + 2 + 1.5).
+    gpu = {"name": "g", "price_usd_per_h": 1.0, "max_count": 2}
+    epochs = {"epoch_s": 3600.0, "rate_per_s": [[1.0], [2.0]], "start_cost_usd": [1.5], "initial_count": [5]}
+    instance = GpuSelection(work=[{"name": "a", "rate_per_s": 1.5}], gpus=[gpu], throughput_per_s=[[1.0]], epochs=epochs)
+    assert solved(instance).objective == solved(instance, "highs").objective == 4.0
+    assert solved(instance, "hold_k").objective == 4.0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

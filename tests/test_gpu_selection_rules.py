@@ -51,6 +51,15 @@ def test_evaluate_names_each_violation_with_its_amount() -> None:
     assert ("capacity", "A100-80GB") not in found
 
 
+def test_a_violated_floor_falls_short() -> None:
+    gpus = [{"name": "A10G", "price_usd_per_h": 1.01, "min_count": 3}, {"name": "A100-80GB", "price_usd_per_h": 3.67, "max_count": 1}]
+    instance = GpuSelection(**(TOY | {"gpus": gpus}))
+    assert [str(item) for item in evaluate(instance, plan({"A10G": 1, "A100-80GB": 2}, ALL_ON_A100)).violations] == [
+        "min_count[A10G] falls short by 2 (limit 3)",
+        "max_count[A100-80GB] exceeded by 1 (limit 1)",
+    ]
+
+
 def test_evaluate_tolerance_is_relative() -> None:
     instance = GpuSelection(work=[{"name": "w", "rate_per_s": 1.0}], gpus=[{"name": "g", "price_usd_per_h": 1.0}], throughput_per_s=[[1.0]])
     assert evaluate(instance, plan({"g": 1}, [[1.0]])).feasible

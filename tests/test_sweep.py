@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import signal
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 import headroom as package
 from headroom.cli import run_command
+from headroom.cli_sweep_text import as_text
 from headroom.formulations.gpu_selection import EpochPlan, ReplicaPlan, evaluate
 from headroom.formulations.types import SolveParams
 from headroom.instances.errors import InputError
@@ -272,6 +274,23 @@ def test_prices_of_the_other_modes(mode: str, hand: GpuSelection) -> None:
     by_rate = sweep(instance, "rate", values=[5.0, 7.0], params=SolveParams(time_limit_s=60))
     assert [point.status for point in by_rate.points] == ["optimal", "optimal"]
     assert by_rate.points[0].objective <= by_rate.points[1].objective
+
+
+def test_text_says_what_a_fleet_is_and_what_is_proved(hand: GpuSelection) -> None:
+    proved = as_text(sweep(hand, "price", "A", [0.1, 3.0]))
+    assert re.search(r"certified gap +status +best fleet$", proved, re.MULTILINE)
+    assert re.search(r"optimal +10 x A$", proved, re.MULTILINE)
+    assert "mean" not in proved + "unproved"
+    # A heuristic proves nothing; its pieces are the best fleets found.
+    guessed = as_text(sweep(hand, "price", "A", [0.1, 3.0], method="single_type"))
+    assert re.search(r"unproved +10 x A$", guessed, re.MULTILINE)
+    over_time = hand.replace(**MODES["epochs"][0])
+    averaged = as_text(sweep(over_time, "price", "A", [0.1, 3.0], params=SolveParams(time_limit_s=60)))
+    assert re.search(r"status +best fleet \(mean over epochs\)$", averaged, re.MULTILINE)
+    assert re.search(r"optimal +6.33333 x A$", averaged, re.MULTILINE)
+    assert len(re.findall(r"fleet \(mean over epochs\)$", averaged, re.MULTILINE)) == 2
+    capped = over_time.replace(gpus=[gpu | {"max_count": 20} for gpu in HAND["gpus"]])
+    assert ", mean fleet " in as_text(sweep(capped, "shadow", params=SolveParams(time_limit_s=60)))
 
 
 # --- limits and rates -----------------------------------------------------------------------------------------------------------
@@ -565,12 +584,15 @@ def test_nothing_anywhere_exits_1(tmp_path: Path) -> None:
         (("--price", "C=1,2"), "price: must name a replica type, a pool or a GPU"),
         (("--price", "A"), "price of A: needs values"),
         (("--price", "A=1:x:3"), "price of A: must be a list such as 1,2,4"),
-        (("--price", "A=3:1:3"), "price of A: must be a list"),
+        (("--price", "A=3:1:3"), "price of A: must have lo < hi in lo:hi:n such as 1:4:7, got '3:1:3': 3 is not below 1"),
+        (("--rate", "10:1:5"), "rate: must have lo < hi in lo:hi:n such as 1:4:7, got '10:1:5': 10 is not below 1"),
+        (("--cap", "B=2:2"), "cap of B: must have lo < hi in lo:hi:n such as 1:4:7 or lo:hi, got '2:2': 2 is not below 2"),
+        (("--rate", "1:nan:3"), "rate: must be a list"),
         (("--price", "A=-1,2"), "price of A: must be finite and at least 0, got -1"),
         (("--price", "A=nan"), "price of A: must be a list"),
         (("--cap", "B=0.5"), "cap of B: must be a whole number, got 0.5"),
         (("--cap", "C"), "cap: must name a replica type or a pool"),
-        (("--rate", "0:4:3"), "rate: must be a list"),
+        (("--rate", "0:4:3"), "rate: must have lo > 0 in lo:hi:n such as 1:4:7, since values are spaced evenly in ratio, got '0:4:3'"),
         (("--vary", "colour=1,2"), "sweep: 'colour' cannot be swept in gpu_selection; expected one of price, cap, floor, rate, shadow"),
         (("--shadow",), "shadow: the instance sets no limit"),
         (("--rate", "1,2", "--method", "simplex"), "method 'simplex' is unknown"),

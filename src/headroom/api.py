@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headroom.describe import misfit
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import Bound, Plan, SolveParams
 from headroom.instances.base import Instance, check_header, load_document
@@ -77,7 +78,7 @@ def solve(
 
 
 def start_plan(instance: Instance, start: Plan | Result | PlanDocument | str | Path | None) -> Plan | None:
-    """The plan to start from. Raises `InputError` when there is none in it or it is one of another family."""
+    """The plan to start from. Raises `InputError` when there is none in it or it is one of another family or mode."""
     if start is None:
         return None
     if isinstance(start, (str, Path)):
@@ -89,7 +90,9 @@ def start_plan(instance: Instance, start: Plan | Result | PlanDocument | str | P
     if plan is None:
         raise InputError("holds no plan; expected one to improve on", source or "start")
     if not any(isinstance(plan, load_name(target)) for target in family_of(instance).plans):
-        raise InputError(f"holds a {type(plan).__name__}; expected a plan of family {instance.family}", source or "start")
+        raise InputError(f"holds a plan of another family; expected one of family {instance.family}", source or "start")
+    if (reason := misfit(instance, plan)) is not None:
+        raise InputError(reason, source or "start")
     return plan
 
 

@@ -206,7 +206,13 @@ def _print_formats(as_json: bool) -> None:
 
     if as_json:
         formats = [
-            {"format": importer.format, "makes": importer.makes, "summary": importer.summary, "options": [_flag(name) for name in importer.options]}
+            {
+                "format": importer.format,
+                "makes": importer.makes,
+                "summary": importer.summary,
+                "options": [_flag(name) for name in importer.options],
+                "options_with_performance": [_flag(name) for name in importer.with_performance],
+            }
             for importer in IMPORTERS.values()
         ]
         typer.echo(to_json({"formats": formats}), nl=False)
@@ -214,3 +220,5 @@ def _print_formats(as_json: bool) -> None:
     for importer in IMPORTERS.values():
         typer.echo(f"{importer.format}  ->  {importer.makes}\n    {importer.summary}")
         typer.echo(f"    options: {' '.join(_flag(name) for name in importer.options)}")
+        if importer.with_performance:
+            typer.echo(f"    for an instance also: {' '.join(_flag(name) for name in importer.with_performance)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,11 +108,13 @@ def _read_start(start: str | None) -> Any:
 
 
 def _solve(given: Instance, instance: Instance, options: dict[str, Any], method: str, params: SolveParams, output: Path | None, as_json: bool) -> int:
+    from headroom.describe import remarks
     from headroom.documents import result_document, save_document
     from headroom.interrupts import leave, signals
 
     result, failure, alive = run_watched(instance, method, params)
     if result is not None:
+        result = replace(result, notes=(*result.notes, *remarks(instance)))
         document = result_document(result, given, options)
         try:
             # Without a plan the document of a finished run still holds bounds or a proof; that of an interrupted one must not replace a plan.
@@ -248,7 +251,7 @@ def _sensitivity(result: Result) -> str:
         return ""
     records = result.details.get("sensitivity")
     if not records:
-        return f"sensitivity: {result.method} reports none for this instance\n"
+        return f"sensitivity: {_no_sensitivity(result)}\n"
     columns = list(dict.fromkeys(name for record in records for name in record))
     numeric = [name for name in columns if all(isinstance(record.get(name), (int, float, type(None))) for record in records)]
     shown: list[dict[str, Any]] = []
@@ -257,6 +260,20 @@ def _sensitivity(result: Result) -> str:
     rows = [[_cell(record.get(name)) for name in columns] for record in shown]
     more = f"({len(records) - len(shown)} more with --json)\n" if len(shown) < len(records) else ""
     return "\n" + table(columns, rows, numeric) + more
+
+
+def _no_sensitivity(result: Result) -> str:
+    """Why there is none, and which command answers the question instead."""
+    from headroom.registry import load
+    from headroom.run import family_of
+
+    family = family_of(result.instance)
+    if family.mode_of(result.instance) in ("", "pooled") or family.limits is None:
+        return f"{result.method} reports none for this instance"
+    answers = "--shadow says what one more and one less of every limit is worth"
+    if not load(family.limits)(result.instance):  # a sweep has then no limit to change by one
+        answers = "--cap NAME says what a limit on a type would cost"
+    return f"it exists for pooled instances only; headroom sweep X {answers}"
 
 
 def _cell(value: Any) -> str:

@@ -211,26 +211,36 @@ def values_of(text: str, what: str, in_ratio: bool = False, whole: bool = False)
     """`1,2,4`, `lo:hi:n` (n values from lo to hi), or for whole numbers `lo:hi` (each of them). Raises `InputError`."""
     from headroom.instances.errors import InputError, shown
 
-    expected = "a list such as 1,2,4 or lo:hi:n such as 1:4:7" + (" or lo:hi" if whole else "")
+    form = "lo:hi:n such as 1:4:7" + (" or lo:hi" if whole else "")
     try:
-        if ":" not in text:
-            values = [float(item) for item in text.split(",")]
-        else:
-            low, high, *count = (float(item) for item in text.split(":"))
-            if not (len(count) == 1 or (whole and not count)) or not low < high or (in_ratio and low <= 0):
-                raise ValueError
-            n = int(count[0]) if count else int(high - low) + 1
-            if not 2 <= n <= 10_000 or (count and n != count[0]):
-                raise ValueError
-            steps = [k / (n - 1) for k in range(n)]
-            values = [low * (high / low) ** t if in_ratio else low + (high - low) * t for t in steps]
-            values[-1] = high
-            values = [float(round(value)) for value in values] if whole else values
+        values = _range(text, form, in_ratio, whole) if ":" in text else [float(item) for item in text.split(",")]
         if not all(math.isfinite(value) for value in values):
             raise ValueError
+    except InputError as error:
+        raise error.within(what) from None
     except (ValueError, OverflowError):
-        raise InputError(f"must be {expected}, got {shown(text)}", what) from None
+        raise InputError(f"must be a list such as 1,2,4 or {form}, got {shown(text)}", what) from None
     return sorted(set(values))
+
+
+def _range(text: str, form: str, in_ratio: bool, whole: bool) -> list[float]:
+    """The values of lo:hi:n. Raises `InputError` about its ends, ValueError about anything else."""
+    from headroom.instances.errors import InputError, shown
+
+    low, high, *count = (float(item) for item in text.split(":"))
+    if low >= high:
+        raise InputError(f"must have lo < hi in {form}, got {shown(text)}: {low:g} is not below {high:g}")
+    if in_ratio and low <= 0:
+        raise InputError(f"must have lo > 0 in {form}, since values are spaced evenly in ratio, got {shown(text)}")
+    if not (len(count) == 1 or (whole and not count)) or not low < high:
+        raise ValueError
+    n = int(count[0]) if count else int(high - low) + 1
+    if not 2 <= n <= 10_000 or (count and n != count[0]):
+        raise ValueError
+    steps = [k / (n - 1) for k in range(n)]
+    values = [low * (high / low) ** t if in_ratio else low + (high - low) * t for t in steps]
+    values[-1] = high
+    return [float(round(value)) for value in values] if whole else values
 
 
 def run_sweep(sweeper: Sweeper, output: Path | None, plot: Path | None, as_json: bool) -> int:

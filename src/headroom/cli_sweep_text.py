@@ -15,7 +15,7 @@ def as_text(sweep: Sweep) -> str:
     unit = f" {sweep.objective_unit}" if sweep.objective_unit else ""
     text = f"{sweep.label} in {sweep.instance_name} ({sweep.family}), objective in{unit or ' its own unit'}\n"
     if sweep.shadow_prices or sweep.kind == "shadow":
-        text += _base(sweep.points, unit) + _shadow(sweep.shadow_prices, sweep.points[0].objective if sweep.points else 0.0)
+        text += _base(sweep, unit) + _shadow(sweep.shadow_prices, sweep.points[0].objective if sweep.points else 0.0)
     elif sweep.kind == "slo":
         text += _points(sweep, sweep.points)
     else:
@@ -32,16 +32,22 @@ def fleet_text(fleet: Mapping[str, float]) -> str:
     return " + ".join(f"{number(n)} x {name}" for name, n in fleet.items()) or "nothing"
 
 
+def _fleets(sweep: Sweep) -> str:
+    """The heading of fleets."""
+    return "fleet (mean over epochs)" if sweep.mean_fleets else "fleet"
+
+
 def _pieces(sweep: Sweep, pieces: Sequence[PricePiece]) -> str:
     unit = next(iter(sweep.axes.values()))
     rows = []
     for piece in pieces:
         ends = [number(value) for value in (piece.start, piece.end, piece.cost(piece.start), piece.cost(piece.end))]
-        rows.append([*ends, percent(piece.gap), percent(piece.certified_gap), fleet_text(piece.fleet)])
-    columns = ("from", "to", "cost from", "cost to", "gap", "certified gap", "best fleet")
+        status = "optimal" if piece.status == "optimal" else "unproved"
+        rows.append([*ends, percent(piece.gap), percent(piece.certified_gap), status, fleet_text(piece.fleet)])
+    columns = ("from", "to", "cost from", "cost to", "gap", "certified gap", "status", f"best {_fleets(sweep)}")
     head = f"{sweep.label} [{unit}]: {len(pieces)} mix{'es' if len(pieces) != 1 else ''}"
     now = "" if sweep.current is None else f", now {number(sweep.current)}"
-    return f"{head}{now}\n" + table(columns, rows, columns[:-1])
+    return f"{head}{now}\n" + table(columns, rows, columns[:-2])
 
 
 def _points(sweep: Sweep, points: Sequence[Point]) -> str:
@@ -59,7 +65,7 @@ def _points(sweep: Sweep, points: Sequence[Point]) -> str:
         cells += [point.by if point.how == "solved" else f"by {point.by}", str(point.nodes), seconds(point.runtime_s), what]
         rows.append(cells)
     middle = ["saves a unit", "LP dual"] if with_dual else []
-    return table([*columns, "cost", "bound", "gap", "certified gap", *middle, "proof", "nodes", "runtime", "fleet"], rows, numbers)
+    return table([*columns, "cost", "bound", "gap", "certified gap", *middle, "proof", "nodes", "runtime", _fleets(sweep)], rows, numbers)
 
 
 def _per_unit(sweep: Sweep, point: Point, following: Point) -> str:
@@ -74,13 +80,14 @@ def _bound(value: float) -> str:
     return "none exists" if value == math.inf else number(value)
 
 
-def _base(points: Sequence[Point], unit: str) -> str:
-    if not points:
+def _base(sweep: Sweep, unit: str) -> str:
+    if not sweep.points:
         return ""
-    point = points[0]
+    point = sweep.points[0]
     if point.plan is None:
         return f"as it is: {point.status}\n\n"
-    return f"as it is: {number(point.objective)}{unit}, gap {percent(point.gap)}, {fleet_text(point.fleet)}\n\n"
+    mean = "mean fleet " if sweep.mean_fleets else ""
+    return f"as it is: {number(point.objective)}{unit}, gap {percent(point.gap)}, {mean}{fleet_text(point.fleet)}\n\n"
 
 
 def _shadow(prices: Sequence[ShadowPrice], cost: float) -> str:

@@ -8,6 +8,15 @@ from typing import Any
 UNITS = {"gpu_selection": {"epochs": "USD", "": "USD/h"}}
 """Unit of each family's objective by the instance's mode; "" stands for every other mode."""
 
+PLANS = {
+    "gpu_selection": {
+        "pooled": ("GpuSelectionPlan", "count and share because the instance is pooled", "a pooled plan"),
+        "per_replica": ("ReplicaPlan", "assignment because the instance is per_replica", "a plan of whole replicas"),
+        "epochs": ("EpochPlan", "count and share for each epoch because the instance has epochs", "a plan over epochs"),
+    }
+}
+"""By the instance's mode: the type of its plans, what such a plan must have and why, what one is called."""
+
 Pairs = list[tuple[str, str]]
 
 
@@ -22,6 +31,32 @@ def unit(instance: Any) -> str:
     units = UNITS.get(instance.family, {})
     found = units.get(getattr(instance, "mode", ""), units.get("", ""))
     return f" {found}" if found else ""
+
+
+def misfit(instance: Any, plan: Any) -> str | None:
+    """What a plan made for another mode lacks, in terms of modes and fields; None for a plan of the instance's own mode."""
+    known = PLANS.get(instance.family, {})
+    names = {name: called for name, _, called in known.values()}
+    wanted, must_have, _ = known.get(getattr(instance, "mode", ""), ("", "", ""))
+    got = type(plan).__name__
+    return f"plan must have {must_have}, got {names[got]}" if wanted and got in names and got != wanted else None
+
+
+def fleets_are_means(instance: Any) -> bool:
+    """Whether the fleets that a sweep shows are means over the instance's epochs."""
+    return getattr(instance, "epochs", None) is not None
+
+
+def remarks(instance: Any) -> tuple[str, ...]:
+    """What of an instance is easily taken for something that it is not."""
+    if not fleets_are_means(instance):
+        return ()
+    import numpy as np
+
+    stated, mean = instance.rate_per_s, instance.epochs.rate_per_s.mean(axis=0)
+    # The presets and importers state the mean, to rounding; who states something else may think that it is served.
+    differs = bool((np.abs(stated - mean) > 1e-6 * np.maximum(stated, mean)).any())
+    return ("work[].rate_per_s only describes: the epochs' rates count",) if differs else ()
 
 
 def _gpu_selection(instance: Any, plan: Any) -> Pairs:

@@ -116,6 +116,10 @@ def run(
     if on_start is not None:
         on_start(progress)
     outcome = _call(entry, family, instance, params, progress)
+    if entry.kind != "exact" and progress.remaining_s <= 0:
+        # They get the instance and a generator alone, so nothing can stop them; a limit that did not hold is at least said.
+        kinds = "policies" if entry.kind == "policy" else "heuristics"
+        notes.append(f"the time limit of {params.time_limit_s:g} s does not reach {kinds}: it took {progress.elapsed_s:.3g} s")
     return _judge(instance, name, params, entry, outcome, progress, evaluate, notes)
 
 

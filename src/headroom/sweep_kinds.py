@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headroom.describe import unit
+from headroom.describe import fleets_are_means, unit
 from headroom.formulations.quantities import Quantity
 from headroom.formulations.tolerances import relative_gap
 from headroom.formulations.types import Stop
@@ -68,6 +68,7 @@ class Sweeper:
             runtime_s=self.solver.elapsed_s,
             stop=stop or self.solver.stop,
             versions=versions(),
+            mean_fleets=fleets_are_means(self.instance),
             **found,
         )
 

@@ -81,6 +81,10 @@ class PricePiece:
     fleet: Mapping[str, float]
     plan: Plan | None = None
 
+    @property
+    def status(self) -> Status:
+        return "optimal" if self.gap <= OPTIMALITY_GAP else "feasible"
+
     def cost(self, value: float) -> float:
         return self.intercept + self.slope * value
 
@@ -152,6 +156,8 @@ class Sweep:
     stop: Stop = "completed"
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    mean_fleets: bool = False
+    """Whether every `fleet` is the mean over the instance's epochs."""
 
     @property
     def breakpoints(self) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from headroom.bounds.certificates import CertificateError
+from headroom.describe import misfit
 from headroom.documents import PLAN_SCHEMA, PlanDocument, load_document, read_document, result_document, strengthen
 from headroom.formulations.tolerances import CONTRADICTION, FEASIBILITY, OPTIMALITY_GAP, relative_gap
 from headroom.formulations.types import Bound, Evaluation, Plan, Status
@@ -201,6 +202,8 @@ def _evaluate(family: Family, instance: Instance, document: PlanDocument, proble
     if document.plan is None:
         return None
     try:
+        if (reason := misfit(instance, document.plan)) is not None:
+            raise InputError(reason)
         with np.errstate(all="ignore"):
             evaluation: Evaluation = load(family.evaluate)(instance, document.plan)
     except InputError as error:

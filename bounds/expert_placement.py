@@ -1,0 +1,199 @@
+r"""Bounds of the expert-placement family and the recheck of their certificates.
+
+| method    | what                                                                             | proof       |
+|-----------|----------------------------------------------------------------------------------|-------------|
+| `mean`    | no device is below the mean: every layer's imbalance is at least 1               | closed form |
+| `replica` | a replica cannot be divided: least z with sum_e ceil(w_e / z) <= R, c_e <= D      | closed form |
+| `group`   | groups stay whole on nodes: the best assignment of groups to nodes                | closed form |
+
+All hold for any `split`: with shares the plan may choose, c replicas of e still carry w_e together, so one carries at least w_e / c. With several
+scenarios and `robust` "worst" an expert counts with its largest load relative to its scenario's mean device, since one placement serves all; with
+"mean" each scenario is bounded alone. Parts of the objective that a bound says nothing of count 0. `replica` and `group` include `mean`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headroom.bounds.certificates import CertificateError
+from headroom.formulations.progress import Progress
+from headroom.formulations.tolerances import FEASIBILITY
+from headroom.formulations.types import Bound, SolveParams
+from headroom.instances.expert_placement import ExpertPlacement
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+ROUNDING = 1e-12
+"""Relative: more than the sums here and in `evaluate` can be off, for up to 10,000 experts."""
+MOST_GROUPS = 12
+"""Assignments of more groups to nodes are not enumerated."""
+
+
+def normalised_load(instance: ExpertPlacement) -> FloatArray:
+    """Loads in units of the mean device [S][L][E]; 0 in a layer without load."""
+    mean = instance.total_load / instance.devices
+    return instance.load / np.where(mean > 0, mean, 1.0)[:, :, None]
+
+
+def _views(instance: ExpertPlacement) -> FloatArray:
+    """Load vectors that are bounded one by one [V][L][E]: the largest over scenarios, or each scenario."""
+    load = normalised_load(instance)
+    return load.max(axis=0, keepdims=True) if instance.robust == "worst" else load
+
+
+def mean_layers(instance: ExpertPlacement) -> FloatArray:
+    """1 for every layer [L]."""
+    return np.ones(instance.layers)
+
+
+def replica_layers(instance: ExpertPlacement) -> FloatArray:
+    """What each layer's imbalance is at least [L], because a replica cannot be divided. O(S L E) times the bits of a float.
+
+    The bisection keeps its lower end where the replicas do not fit, so rounding cannot raise the bound by more than ROUNDING.
+    """
+    found = np.stack([_least_replica(view, instance) for view in _views(instance)])
+    return np.maximum(found.mean(axis=0), 1.0)
+
+
+def _least_replica(load: FloatArray, instance: ExpertPlacement) -> FloatArray:
+    most = instance.most_replicas
+    if instance.group_limited and instance.distinct:
+        most = min(most, instance.node_devices)
+    slots = instance.slots
+    low = load.max(axis=1) / most
+    high = np.maximum(load.max(axis=1), low)
+    fits_low = _replicas_needed(load, low) <= slots
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        fits = _replicas_needed(load, middle) <= slots
+        high, low = np.where(fits, middle, high), np.where(fits | fits_low, low, middle)
+    return low * (1 - ROUNDING)
+
+
+def _replicas_needed(load: FloatArray, at: FloatArray) -> IntArray:
+    """sum_e max(1, ceil(w_e / z)) for each layer [L]."""
+    ratio = np.divide(load, at[:, None], out=np.zeros_like(load), where=at[:, None] > 0)
+    return np.maximum(np.ceil(ratio * (1 - ROUNDING)), 1.0).sum(axis=1).astype(np.int64)
+
+
+def group_layers(instance: ExpertPlacement) -> FloatArray:
+    """What each layer's imbalance is at least [L], because all experts of a group sit in one node."""
+    if not instance.group_limited:
+        return mean_layers(instance)
+    load = normalised_load(instance).reshape(instance.scenarios, instance.layers, int(instance.group_of[-1]) + 1, -1).sum(axis=3)
+    views = load[None] if instance.robust == "worst" else load[:, None]
+    found = np.stack([assign_groups(view / instance.node_devices, instance)[0] for view in views])
+    return np.maximum(found.mean(axis=0) * (1 - ROUNDING), 1.0)
+
+
+def assign_groups(load: FloatArray, instance: ExpertPlacement) -> tuple[FloatArray, IntArray]:
+    """Groups with loads [S][L][groups] (relative to a node) to nodes, minimising the busiest node over all S.
+
+    Returns (value [L], node of each group [L][groups]). Exact for up to MOST_GROUPS groups, by dynamic programming over sets of groups,
+    O(3^groups nodes L). For more, the value is the heaviest group alone or the mean, whichever is larger, and the nodes are filled by falling load
+    (-1 where a group found no room).
+    """
+    layers, groups = load.shape[1], load.shape[2]
+    nodes = instance.nodes
+    room = instance.node_devices * instance.slots_per_device // (instance.experts // groups)
+    if groups > MOST_GROUPS:
+        return np.maximum(load.max(axis=(0, 2)), (load.sum(axis=2) / nodes).max(axis=0)), _fill_nodes(load.max(axis=0), nodes, room)
+    sets = 1 << groups
+    member = (np.arange(sets)[:, None] >> np.arange(groups)) & 1
+    cost = np.einsum("slg,cg->scl", load, member.astype(np.float64)).max(axis=0)
+    cost[member.sum(axis=1) > room] = np.inf
+    value, choice = cost, np.zeros((nodes, sets, layers), dtype=np.int64)
+    choice[0] = np.arange(sets)[:, None]
+    for n in range(1, nodes):
+        after = np.empty_like(cost)
+        for whole in range(sets):
+            parts = _subsets(whole)
+            trial = np.maximum(value[whole ^ parts], cost[parts])
+            best = np.argmin(trial, axis=0)
+            after[whole], choice[n, whole] = trial[best, np.arange(layers)], parts[best]
+        value = after
+    node = np.zeros((layers, groups), dtype=np.int64)
+    for layer in range(layers):
+        left = sets - 1
+        for n in range(nodes - 1, -1, -1):
+            part = int(choice[n, left, layer])
+            node[layer, member[part] == 1] = n
+            left ^= part
+    return value[sets - 1], node
+
+
+def _subsets(whole: int) -> IntArray:
+    """All subsets of a set of bits, the empty one included."""
+    found, part = [], whole
+    while True:
+        found.append(part)
+        if part == 0:
+            return np.array(found)
+        part = (part - 1) & whole
+
+
+def _fill_nodes(load: FloatArray, nodes: int, room: int) -> IntArray:
+    layers, groups = load.shape
+    node = np.full((layers, groups), -1, dtype=np.int64)
+    for layer in range(layers):
+        carried, held = np.zeros(nodes), np.zeros(nodes, dtype=np.int64)
+        for g in np.argsort(-load[layer], kind="stable"):
+            n = int(np.argmin(np.where(held < room, carried, np.inf)))
+            if held[n] < room:
+                node[layer, g] = n
+                carried[n] += load[layer, g]
+                held[n] += 1
+    return node
+
+
+LAYERS = {"mean": mean_layers, "replica": replica_layers, "group": group_layers}
+"""The closed forms: what each layer's imbalance is at least."""
+
+
+def balance_layers(instance: ExpertPlacement) -> FloatArray:
+    """The best closed form of each layer [L]."""
+    return np.maximum(replica_layers(instance), group_layers(instance))
+
+
+def _closed(instance: ExpertPlacement, method: str) -> Bound:
+    layers = LAYERS[method](instance)
+    # Shares may miss 1 by FEASIBILITY.
+    tolerated = 1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)
+    value = instance.weights.balance * math.fsum(layers.tolist()) / instance.layers * tolerated * (1 - ROUNDING)
+    return Bound(value, method, "closed_form")
+
+
+def mean(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
+    """The busiest device is never below the mean. O(L)."""
+    return _closed(instance, "mean")
+
+
+def replica(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
+    """No replica carries less than its expert's load over the replicas there is room for. O(S L E)."""
+    return _closed(instance, "replica")
+
+
+def group(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
+    """The best assignment of whole groups to nodes, replicas divisible. O(3^groups nodes L)."""
+    return _closed(instance, "group")
+
+
+def recheck(instance: ExpertPlacement, bound: Bound) -> float:
+    """The value that the bound's closed form or certificate proves. Raises `CertificateError`."""
+    if bound.proof == "closed_form":
+        if bound.certificate:
+            raise CertificateError("a closed form carries no certificate")
+        if bound.method in LAYERS:
+            return _closed(instance, bound.method).value
+        raise CertificateError(f"closed form must be one of {', '.join(LAYERS)}, got {bound.method!r}")
+    certificate: Any = bound.certificate
+    if bound.proof != "certificate" or certificate is None:
+        raise CertificateError(f"bound {bound.method!r} carries no certificate")
+    raise CertificateError(f"certificate.kind is unknown, got {certificate.get('kind')!r}")
+
+
+__all__ = ["assign_groups", "balance_layers", "group", "mean", "normalised_load", "recheck", "replica"]

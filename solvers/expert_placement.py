@@ -1,0 +1,104 @@
+"""Exact methods for expert placement: those with bounds.
+
+| method         | how                                                                         | bound                              |
+|----------------|-----------------------------------------------------------------------------|------------------------------------|
+| `local_search` | exchanges, then annealing of every layer that is not at its floor           | closed forms                       |
+| `highs`        | the Pyomo model by HiGHS: small instances                                   | HiGHS' word; closed forms          |
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from headroom.bounds.expert_placement import LAYERS
+from headroom.bounds.expert_placement import group as group_bound
+from headroom.bounds.expert_placement import mean as mean_bound
+from headroom.bounds.expert_placement import replica as replica_bound
+from headroom.formulations.expert_placement import ExpertPlan, build_model
+from headroom.formulations.progress import Progress
+from headroom.formulations.types import Bound, Outcome, SolveParams
+from headroom.heuristics.expert_placement_split import plan_of
+from headroom.instances.expert_placement import ExpertPlacement
+from headroom.solvers.expert_placement_balance import Layers
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+SMALL_MODEL = 2_000
+"""Up to so many binaries HiGHS is asked by default."""
+
+
+def auto(instance: ExpertPlacement) -> str:
+    """Local search; HiGHS where the model is tiny."""
+    return "highs" if model_binaries(instance) <= SMALL_MODEL else "local_search"
+
+
+def model_binaries(instance: ExpertPlacement) -> int:
+    """About how many binary variables the Pyomo model has."""
+    slots = instance.layers * instance.experts * instance.devices
+    flows = 0
+    if instance.weights.traffic > 0 and instance.transition is not None:
+        flows = int((instance.transition > 0).sum()) * instance.devices**2
+    return slots * (1 + instance.most_replicas) + flows
+
+
+def closed_forms(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> tuple[Bound, ...]:
+    """All closed-form bounds, reported."""
+    wanted = [mean_bound, replica_bound] + ([group_bound] if instance.group_limited else [])
+    bounds = tuple(bound(instance, params, progress) for bound in wanted)
+    for bound in bounds:
+        progress.keep(bound)
+    return bounds
+
+
+def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Outcome:
+    """Plans for balance at any size, with a gap for each layer. Anytime; deterministic for a seed unless a limit cuts it off."""
+    bounds = closed_forms(instance, params, progress)
+    layers = Layers(instance, params.rng(), params.threads, lambda: progress.should_stop() is not None)
+    layers.pack()
+    if isinstance(params.start, ExpertPlan) and progress.plan is params.start:
+        layers.start_from(params.start.slot_expert)
+    if np.isfinite(layers.value).all():
+        progress.offer(plan_of(instance, layers.slot_expert()))
+    for _ in layers.rounds():
+        progress.offer(plan_of(instance, layers.slot_expert()))
+    return Outcome(plan=progress.plan, bounds=bounds, stop=progress.should_stop() or "completed", details=_by_layer(instance, layers))
+
+
+def _by_layer(instance: ExpertPlacement, layers: Layers) -> dict[str, object]:
+    gap = np.where(np.isfinite(layers.value), layers.value / layers.floor - 1.0, 0.0)
+    return {"layers": {"imbalance": layers.value.tolist(), "bound": layers.floor.tolist(), "worst_gap": float(gap.max())}}
+
+
+def highs(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Outcome:
+    """The Pyomo model solved by HiGHS; its bound is its own word."""
+    from headroom.solvers.highs import solve_mip
+    from headroom.solvers.standard_form import standard_form
+
+    bounds = closed_forms(instance, params, progress)
+    form = standard_form(build_model(instance))
+
+    def offer(x: FloatArray) -> None:
+        slot_expert = np.zeros((instance.layers, instance.slots), dtype=np.int64)
+        filled = np.zeros((instance.layers, instance.devices), dtype=np.int64)
+        for (layer, e, d), value in form.values(form.model.x, x).items():
+            for _ in range(round(value)):
+                if filled[layer, d] < instance.slots_per_device:
+                    slot_expert[layer, d * instance.slots_per_device + filled[layer, d]] = e
+                    filled[layer, d] += 1
+        if (filled == instance.slots_per_device).all():
+            progress.offer(plan_of(instance, slot_expert))
+
+    answer = solve_mip(form, params, progress, offer, None)
+    if answer.x is not None:
+        offer(answer.x)
+    if answer.status == "infeasible" and progress.plan is None:
+        bounds = (*bounds, Bound(math.inf, "highs", "solver"))
+    elif -math.inf < answer.bound <= progress.objective * (1 + 1e-6):
+        bounds = (*bounds, Bound(answer.bound, "highs", "solver"))
+    return Outcome(plan=progress.plan, bounds=bounds, stop=answer.stop, solver=answer.solver, details={"nodes": answer.nodes})
+
+
+__all__ = ["LAYERS", "auto", "highs", "local_search"]
