@@ -5,10 +5,14 @@ r"""Bounds of the expert-placement family and the recheck of their certificates.
 | `mean`    | no device is below the mean: every layer's imbalance is at least 1               | closed form |
 | `replica` | a replica cannot be divided: least z with sum_e ceil(w_e / z) <= R, c_e <= D      | closed form |
 | `group`   | groups stay whole on nodes: the best assignment of groups to nodes                | closed form |
+| `partitions` | traffic, exactly, over all splits of few experts (`_partitions`)              | closed form |
+| `b_matching` | traffic: who meets whom, boundary by boundary (`_traffic`)                    | certificate: matching duals |
+| `chain_sdp`  | traffic: who shares a device with whom, all layers together (`_traffic`)      | certificate: semidefinite multipliers |
 
-All hold for any `split`: with shares the plan may choose, c replicas of e still carry w_e together, so one carries at least w_e / c. With several
-scenarios and `robust` "worst" an expert counts with its largest load relative to its scenario's mean device, since one placement serves all; with
-"mean" each scenario is bounded alone. Parts of the objective that a bound says nothing of count 0. `replica` and `group` include `mean`.
+The last three add the best closed form for balance. The others hold for any `split`: with shares the plan may choose, c replicas of e still carry
+w_e together, so one carries at least w_e / c. With several scenarios and `robust` "worst" an expert counts with its largest load relative to its
+scenario's mean device, since one placement serves all; with "mean" each scenario is bounded alone. Parts of the objective that a bound says nothing
+of count 0. `replica` and `group` include `mean`.
 """
 
 from __future__ import annotations
@@ -20,6 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError
+from headroom.bounds.expert_placement_partitions import applies as splits_are_few
+from headroom.bounds.expert_placement_partitions import partition_traffic
+from headroom.bounds.expert_placement_search import chain_prices, matching_prices, worth_asking
+from headroom.bounds.expert_placement_traffic import ChainPrices, certified_traffic, chain_applies, levels
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import FEASIBILITY
 from headroom.formulations.types import Bound, SolveParams
@@ -36,7 +44,8 @@ MOST_GROUPS = 12
 def normalised_load(instance: ExpertPlacement) -> FloatArray:
     """Loads in units of the mean device [S][L][E]; 0 in a layer without load."""
     mean = instance.total_load / instance.devices
-    return instance.load / np.where(mean > 0, mean, 1.0)[:, :, None]
+    found: FloatArray = instance.load / np.where(mean > 0, mean, 1.0)[:, :, None]
+    return found
 
 
 def _views(instance: ExpertPlacement) -> FloatArray:
@@ -56,7 +65,8 @@ def replica_layers(instance: ExpertPlacement) -> FloatArray:
     The bisection keeps its lower end where the replicas do not fit, so rounding cannot raise the bound by more than ROUNDING.
     """
     found = np.stack([_least_replica(view, instance) for view in _views(instance)])
-    return np.maximum(found.mean(axis=0), 1.0)
+    layers: FloatArray = np.maximum(found.mean(axis=0), 1.0)
+    return layers
 
 
 def _least_replica(load: FloatArray, instance: ExpertPlacement) -> FloatArray:
@@ -71,13 +81,15 @@ def _least_replica(load: FloatArray, instance: ExpertPlacement) -> FloatArray:
         middle = 0.5 * (low + high)
         fits = _replicas_needed(load, middle) <= slots
         high, low = np.where(fits, middle, high), np.where(fits | fits_low, low, middle)
-    return low * (1 - ROUNDING)
+    least: FloatArray = low * (1 - ROUNDING)
+    return least
 
 
 def _replicas_needed(load: FloatArray, at: FloatArray) -> IntArray:
     """sum_e max(1, ceil(w_e / z)) for each layer [L]."""
     ratio = np.divide(load, at[:, None], out=np.zeros_like(load), where=at[:, None] > 0)
-    return np.maximum(np.ceil(ratio * (1 - ROUNDING)), 1.0).sum(axis=1).astype(np.int64)
+    needed: IntArray = np.maximum(np.ceil(ratio * (1 - ROUNDING)), 1.0).sum(axis=1).astype(np.int64)
+    return needed
 
 
 def group_layers(instance: ExpertPlacement) -> FloatArray:
@@ -87,7 +99,8 @@ def group_layers(instance: ExpertPlacement) -> FloatArray:
     load = normalised_load(instance).reshape(instance.scenarios, instance.layers, int(instance.group_of[-1]) + 1, -1).sum(axis=3)
     views = load[None] if instance.robust == "worst" else load[:, None]
     found = np.stack([assign_groups(view / instance.node_devices, instance)[0] for view in views])
-    return np.maximum(found.mean(axis=0) * (1 - ROUNDING), 1.0)
+    layers: FloatArray = np.maximum(found.mean(axis=0) * (1 - ROUNDING), 1.0)
+    return layers
 
 
 def assign_groups(load: FloatArray, instance: ExpertPlacement) -> tuple[FloatArray, IntArray]:
@@ -167,6 +180,63 @@ def _closed(instance: ExpertPlacement, method: str) -> Bound:
     return Bound(value, method, "closed_form")
 
 
+def _with_traffic(instance: ExpertPlacement, traffic: float) -> float:
+    """The objective's bound from one of traffic and the closed forms of balance."""
+    tolerated = 1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)
+    balance = math.fsum(balance_layers(instance).tolist()) / instance.layers * tolerated if instance.weights.balance > 0 else 0.0
+    return (instance.weights.balance * balance + instance.weights.traffic * traffic) * (1 - ROUNDING)
+
+
+def partitions(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
+    """Dynamic programming over all splits of a layer's experts: exact for traffic alone with one hop price. -inf where they are too many."""
+    value = _with_traffic(instance, partition_traffic(instance)) if splits_are_few(instance) else -math.inf
+    return Bound(value, "partitions", "closed_form")
+
+
+def b_matching(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
+    """Each expert meets at most the experts of its part, at each boundary alone. O(B) linear programs."""
+    if instance.transition is None or instance.layers < 2:
+        return Bound(_with_traffic(instance, 0.0), "b_matching", "certificate", {"kind": "b_matching", "levels": []})
+    transition = instance.transition
+    found = [matching_prices(transition, level, lambda: progress.should_stop() is not None) for level in levels(instance)]
+    certificate = {"kind": "b_matching", "levels": [{"row": row, "column": column} for row, column in found]}
+    return Bound(_with_traffic(instance, certified_traffic(instance, certificate)), "b_matching", "certificate", certificate)
+
+
+def chain_sdp(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
+    """The semidefinite chain over all layers; without effect (-inf) where there are spare slots or too many experts. O(B E^3) a round."""
+    wanted = levels(instance)
+    transition = instance.transition
+    if transition is None or instance.layers < 2 or not wanted or not all(chain_applies(instance, level) for level in wanted):
+        return Bound(-math.inf, "chain_sdp", "certificate", {"kind": "chain_sdp", "levels": []})
+    if not worth_asking(transition):
+        return Bound(-math.inf, "chain_sdp", "certificate", {"kind": "chain_sdp", "levels": []})
+    done: list[dict[str, FloatArray]] = []
+    for level in wanted:
+        waiting = [_plain_prices(instance) for _ in range(len(wanted) - len(done) - 1)]
+
+        def report(prices: ChainPrices, within: float, waiting: list[dict[str, FloatArray]] = waiting) -> None:
+            progress.keep(_chain_bound(instance, [*done, _fields(prices), *waiting]))
+
+        done.append(_fields(chain_prices(transition, level.parts, lambda: progress.should_stop() is not None, report)))
+    return _chain_bound(instance, done)
+
+
+def _plain_prices(instance: ExpertPlacement) -> dict[str, FloatArray]:
+    boundaries, experts = instance.layers - 1, instance.experts
+    nothing = np.zeros((boundaries, experts))
+    return _fields(ChainPrices(np.zeros((boundaries, 2 * experts, 2 * experts)), nothing, nothing, np.zeros((instance.layers, experts))))
+
+
+def _fields(prices: ChainPrices) -> dict[str, FloatArray]:
+    return {"psd": prices.psd, "row": prices.row, "column": prices.column, "layer": prices.layer}
+
+
+def _chain_bound(instance: ExpertPlacement, data: list[dict[str, FloatArray]]) -> Bound:
+    certificate = {"kind": "chain_sdp", "levels": data}
+    return Bound(_with_traffic(instance, certified_traffic(instance, certificate)), "chain_sdp", "certificate", certificate)
+
+
 def mean(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
     """The busiest device is never below the mean. O(L)."""
     return _closed(instance, "mean")
@@ -189,11 +259,15 @@ def recheck(instance: ExpertPlacement, bound: Bound) -> float:
             raise CertificateError("a closed form carries no certificate")
         if bound.method in LAYERS:
             return _closed(instance, bound.method).value
-        raise CertificateError(f"closed form must be one of {', '.join(LAYERS)}, got {bound.method!r}")
+        if bound.method == "partitions":
+            return _with_traffic(instance, partition_traffic(instance)) if splits_are_few(instance) else -math.inf
+        raise CertificateError(f"closed form must be one of {', '.join(LAYERS)}, partitions, got {bound.method!r}")
     certificate: Any = bound.certificate
     if bound.proof != "certificate" or certificate is None:
         raise CertificateError(f"bound {bound.method!r} carries no certificate")
-    raise CertificateError(f"certificate.kind is unknown, got {certificate.get('kind')!r}")
+    if certificate.get("kind") == "chain_sdp" and not certificate.get("levels"):
+        return -math.inf
+    return _with_traffic(instance, certified_traffic(instance, certificate))
 
 
-__all__ = ["assign_groups", "balance_layers", "group", "mean", "normalised_load", "recheck", "replica"]
+__all__ = ["assign_groups", "b_matching", "balance_layers", "chain_sdp", "group", "mean", "normalised_load", "partitions", "recheck", "replica"]

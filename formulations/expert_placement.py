@@ -124,7 +124,7 @@ def boundary_traffic(instance: ExpertPlacement, slot_expert: IntArray) -> FloatA
 def nearest(instance: ExpertPlacement, counts: IntArray) -> FloatArray:
     """What it costs device d to reach the nearest replica of f [D][E], from slots x [E][D]; 0 where nobody holds f."""
     here = counts.T > 0
-    per_node = here.reshape(instance.nodes, instance.node_devices, -1).any(axis=1)
+    per_node: npt.NDArray[np.bool_] = here.reshape(instance.nodes, instance.node_devices, -1).max(axis=1)
     in_node = per_node[instance.node_of]
     elsewhere = (per_node.sum(axis=0)[None, :] - in_node) > 0
     cost = np.where(in_node, instance.hop_cost.same_node, np.inf)

@@ -7,7 +7,7 @@ the share is sum_c z_ledc / c. Nearest replica: tokens from e on d to f are sent
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headroom.formulations.expert_placement import device_counts
 from headroom.instances.expert_placement import ExpertPlacement
@@ -57,7 +57,7 @@ def _equal_share(m: pyo.ConcreteModel, instance: ExpertPlacement) -> None:
     m.share = pyo.Expression(m.L, m.E, m.D, rule=lambda m, l, e, d: sum(m.z[l, e, d, c] / c for c in m.C))
 
 
-def _balance(m: pyo.ConcreteModel, instance: ExpertPlacement) -> pyo.Expression:
+def _balance(m: pyo.ConcreteModel, instance: ExpertPlacement) -> Any:
     import pyomo.environ as pyo
 
     loaded = [(s, l) for s, l in itertools.product(m.S, m.L) if instance.total_load[s, l] > 0]
@@ -85,7 +85,7 @@ def _balance(m: pyo.ConcreteModel, instance: ExpertPlacement) -> pyo.Expression:
     return sum(m.worst[l] for l in m.L) / instance.layers
 
 
-def _traffic(m: pyo.ConcreteModel, instance: ExpertPlacement) -> pyo.Expression:
+def _traffic(m: pyo.ConcreteModel, instance: ExpertPlacement) -> Any:
     import pyomo.environ as pyo
 
     assert instance.transition is not None
@@ -118,7 +118,7 @@ def _holds(m: pyo.ConcreteModel, instance: ExpertPlacement) -> None:
     m.holds_none = pyo.Constraint(m.L, m.E, m.D, rule=lambda m, l, e, d: m.holds[l, e, d] <= m.x[l, e, d])
 
 
-def _moves(m: pyo.ConcreteModel, instance: ExpertPlacement) -> object:
+def _moves(m: pyo.ConcreteModel, instance: ExpertPlacement) -> Any:
     import pyomo.environ as pyo
 
     _holds(m, instance)

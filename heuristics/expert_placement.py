@@ -93,8 +93,8 @@ def lpt(instance: ExpertPlacement, rng: np.random.Generator) -> ExpertPlan | Out
     """Copies one by one to the expert with the highest load a copy, then longest processing time first onto devices with room.
 
     Unlike EPLB it packs with all scenarios in sight (by an expert's worst share of a layer; by its mean when `robust` is "mean"), avoids doubles
-    while packing, and puts groups onto nodes in unequal numbers if that is lighter. A device's load is at most the mean of its equals plus one copy
-    as long as it has room; with equal slot numbers there is no constant guarantee. O(L (R - E) E + S L R D). Source: Graham, doi 10.1137/0117039.
+    while packing, and puts groups onto nodes in unequal numbers if that is lighter. No guarantee: Graham's 4/3 does not hold for devices with a
+    fixed number of slots. O(L (R - E) E + S L R D). Source: Graham, doi 10.1137/0117039.
     """
     total = instance.total_load[:, :, None]
     share = instance.load / np.where(total > 0, total, 1.0)
@@ -129,7 +129,7 @@ def _parts(instance: ExpertPlacement, weight: FloatArray) -> list[tuple[IntArray
     """
     if not instance.group_limited or instance.nodes == 1:
         return [(np.arange(instance.experts), slice(0, instance.slots))]
-    node = groups_on_nodes(instance, np.bincount(instance.group_of, weight))
+    node = groups_on_nodes(instance, np.bincount(instance.group_of, weight).astype(np.float64))
     return None if node is None else list(_of_nodes(instance, node))
 
 

@@ -32,8 +32,8 @@ STARTS = 12
 """Placements that the search starts from: `linear` and random ones."""
 SWEEPS = 60
 """Passes over all layers from one start; they end before, when a pass improves nothing."""
-WORK = 4e9
-"""Elementary steps after which no new start is made: a few seconds."""
+WORK = 2e9
+"""Elementary steps after which the search ends: some seconds."""
 ROUNDING = 1e-12
 """Changes of traffic below this times the dearest hop are rounding."""
 ANY = 2**62
@@ -44,8 +44,8 @@ def exflow(instance: ExpertPlacement, rng: np.random.Generator) -> ExpertPlan | 
 
     Exchanges that leave the traffic as it is are made when they lower the busier of the two devices: balance decides between equals, no more. The
     copies of each expert stay those of the first start: `linear` (by node where groups are limited to one), or the placement that stands where
-    `max_moves` rules `linear` out. Later starts shuffle the slots; under `max_moves` only the order of exchanges changes. The outcome is a local
-    optimum for exchanges of two slots, no more. O(L (R^2 + R D^2 + E^2 D)) a pass.
+    `max_moves` rules `linear` out. Later starts shuffle the slots; under `max_moves` only the order of exchanges changes. Groups stay on the node
+    where they start. A local optimum for exchanges of two slots when the search was not cut short, no more. O(L (R^2 + R D + E^2 D)) a pass.
     """
     if instance.transition is None or instance.layers < 2:
         return Outcome(notes=("exflow: the instance has no transitions between layers",))
@@ -57,14 +57,13 @@ def exflow(instance: ExpertPlacement, rng: np.random.Generator) -> ExpertPlan | 
             return Outcome(notes=(f"exflow finds no start: {problem}",))
         first = instance.current_slot_expert
     search = _Search(instance, rng)
-    pass_work = instance.layers * (instance.slots**2 + instance.slots * instance.devices**2 + instance.experts**2 * instance.devices)
     best: tuple[float, float] | None = None
-    found, passes = first, 0
+    found = first
     for start in range(STARTS):
-        if start and passes * pass_work > WORK:
+        if start and search.passes_left <= 0:
             break
         slots = first.copy() if start == 0 or instance.max_moves is not None else search.shuffled(first)
-        passes += search.descend(slots)
+        search.descend(slots)
         value = float(boundary_traffic(instance, slots).mean()), search.peaks(slots)
         if best is None or value < best:
             best, found = value, slots
@@ -78,6 +77,9 @@ class _Search:
         self.instance, self.rng = instance, rng
         self.weight = load_weight(instance)
         self.scope = instance.node_devices if instance.group_limited else instance.devices
+        # Products of matrices are a tenth as costly as the steps of the search.
+        one_pass = instance.layers * (instance.slots**2 + instance.slots * instance.devices + instance.experts**2 * instance.devices / 10)
+        self.passes_left = max(int(WORK / one_pass), 2)
         self.held_now = np.zeros((instance.layers, instance.experts, instance.devices), bool)
         if instance.current_slot_expert is not None:
             self.held_now = device_counts(instance, instance.current_slot_expert) > 0
@@ -90,17 +92,17 @@ class _Search:
             make_distinct(found, self.weight, self.instance.slots_per_device, most_copies(self.instance))
         return found
 
-    def descend(self, slots: IntArray) -> int:
-        """Sweep over the layers, forth and back, until nothing improves; returns the number of passes."""
+    def descend(self, slots: IntArray) -> None:
+        """Sweep over the layers, forth and back, until nothing improves or passes run out."""
         moved = moves(self.instance, slots) if self.instance.max_moves is not None else 0
-        for sweep in range(SWEEPS):
+        for sweep in range(min(SWEEPS, self.passes_left)):
+            self.passes_left -= 1
             exchanged = 0
             for l in range(self.instance.layers) if sweep % 2 == 0 else reversed(range(self.instance.layers)):
                 done, moved = self._layer(slots, l, moved)
                 exchanged += done
             if not exchanged:
-                return sweep + 1
-        return SWEEPS
+                break
 
     def _layer(self, slots: IntArray, l: int, moved: int) -> tuple[int, int]:
         instance = self.instance
@@ -168,10 +170,10 @@ def _exchange(
     moved: int,
     most_moved: int,
 ) -> tuple[int, int]:
-    """Exchange slots [R] of one layer until no exchange of two lowers its traffic; returns the exchanges made and the moves there are now.
+    """Exchange each slot [R] of one layer with the slot that lowers the traffic most; returns the exchanges made and the moves there are now.
 
-    count [D][E]: slots; coming [D][E]; leaving [D][E]: cost of a slot of e on d towards the next layer; held_now [D][E]; copy_load [E]; `order`: of the
-    slots [R]. Exchanges stay within blocks of `scope` devices, and `moved` within `most_moved`.
+    count [D][E]: slots; coming [D][E]; leaving [D][E]: cost of a slot of e on d towards the next layer; held_now [D][E]; copy_load [E]; `order`: of
+    the slots [R]. Exchanges stay within blocks of `scope` devices, and `moved` within `most_moved`.
     """
     devices, experts, slot_count = count.shape[0], count.shape[1], len(slots)
     nodes = devices // node_devices
@@ -184,41 +186,39 @@ def _exchange(
             copies[e] += count[d, e]
             carried[d] += count[d, e] * copy_load[e]
     gain = np.zeros((slot_count, devices))  # what it adds to the traffic to have slot r's expert on d instead
-    inside = np.zeros(devices + 1)  # what comes in: where e is now, and with the slot on each device
+    paying = np.empty(nodes)
     stale = np.ones(experts, np.bool_)
-    done, quiet, position = 0, 0, 0
-    while quiet < slot_count and done < 4 * slot_count:
-        for r in range(slot_count):
+    done, changed = 0, True
+    for position in range(slot_count):
+        for r in range(slot_count if changed else 0):
             e, home = slots[r], r // k
             if not stale[e]:
                 continue
-            for to in range(devices + 1):
-                if to == home:
-                    continue
-                target = home if to == devices else to
-                count[home, e] -= 1
-                count[target, e] += 1
-                on_node[home // node_devices, e] -= 1
-                on_node[target // node_devices, e] += 1
-                total = 0.0
-                for n in range(nodes):
-                    cost = other
-                    if on_node[n, e] > 0:
-                        cost = nearer if copies[e] > on_node[n, e] else same
-                    for d in range(n * node_devices, (n + 1) * node_devices):
-                        if count[d, e] == 0:
-                            total += cost * coming[d, e]
-                inside[to] = total
-                on_node[target // node_devices, e] -= 1
-                on_node[home // node_devices, e] += 1
-                count[target, e] -= 1
-                count[home, e] += 1
+            # What comes in, with this slot taken away and put on each device in turn: a node pays `nearer` where it and another one have e, `same`
+            # where it alone has it, `other` where it lacks it.
+            count[home, e] -= 1
+            on_node[home // node_devices, e] -= 1
+            outside = 0.0
+            for n in range(nodes):
+                paying[n] = 0.0
+                for d in range(n * node_devices, (n + 1) * node_devices):
+                    if count[d, e] == 0:
+                        paying[n] += coming[d, e]
+                outside += paying[n] * (nearer if on_node[n, e] > 0 else other)
             for to in range(devices):
-                gain[r, to] = 0.0 if to == home else inside[to] - inside[devices] + leaving[to, e] - leaving[home, e]
-        stale[:] = False
+                n = to // node_devices
+                price = nearer if copies[e] - 1 > on_node[n, e] else same
+                rest = paying[n] - (coming[to, e] if count[to, e] == 0 else 0.0)
+                gain[r, to] = outside - paying[n] * (nearer if on_node[n, e] > 0 else other) + rest * price + leaving[to, e]
+            count[home, e] += 1
+            on_node[home // node_devices, e] += 1
+            now = gain[r, home]
+            for to in range(devices):
+                gain[r, to] -= now
+        if changed:
+            stale[:] = False
+        changed = False
         r = order[position]
-        position = (position + 1) % slot_count
-        quiet += 1
         e, d = slots[r], r // k
         best, change, peak, more = -1, least, 0.0, 0
         block = d // scope * scope
@@ -258,6 +258,5 @@ def _exchange(
         carried[to] += copy_load[e] - copy_load[f]
         moved += more
         done += 1
-        quiet = 0
-        stale[e] = stale[f] = True
+        stale[e] = stale[f] = changed = True
     return done, moved

@@ -31,8 +31,7 @@ IntArray = npt.NDArray[np.int64]
 def eplb(instance: ExpertPlacement, rng: np.random.Generator) -> ExpertPlan | Outcome:
     """EPLB's global balance: redundant copies to the highest load a copy, then packing by falling load, equally many on each device.
 
-    No guarantee beyond that of its two steps: the copies minimise the heaviest copy, the packing adds at most about one copy to the busiest
-    device. O(L (R - E) E + L R D). Source: github.com/deepseek-ai/EPLB.
+    No guarantee for the whole; the copies by themselves minimise the heaviest copy. O(L (R - E) E + L R log R). Source: github.com/deepseek-ai/EPLB.
     """
     found = rebalance(load_weight(instance), instance.slots, 1, 1, instance.devices, instance.distinct)
     return settled(instance, found, "eplb knows no groups and no moves")
@@ -41,7 +40,7 @@ def eplb(instance: ExpertPlacement, rng: np.random.Generator) -> ExpertPlan | Ou
 def eplb_hierarchical(instance: ExpertPlacement, rng: np.random.Generator) -> ExpertPlan | Outcome:
     """EPLB's hierarchical balance: groups to nodes with equally many on each, copies within each node, packing to the node's devices.
 
-    Without `n_groups` every expert is a group of its own. No guarantee; O(L (R - E) E / nodes + L R D / nodes). Source: github.com/deepseek-ai/EPLB.
+    Without `n_groups` every expert is a group of its own. No guarantee; O(L (R - E) E / nodes + L R log R). Source: github.com/deepseek-ai/EPLB.
     """
     groups = int(instance.group_of[-1]) + 1
     problem = no_hierarchy(instance.experts, groups, instance.nodes, instance.slots_per_device, instance.distinct)

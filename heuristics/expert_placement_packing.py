@@ -20,7 +20,8 @@ IntArray = npt.NDArray[np.int64]
 def load_weight(instance: ExpertPlacement) -> FloatArray:
     """One load [L][E] for methods that know no scenarios: of a single one as it is, of several the mean of each expert's share of its layer."""
     if instance.scenarios == 1:
-        return instance.load[0]
+        alone: FloatArray = instance.load[0]
+        return alone
     total = instance.total_load[:, :, None]
     mean: FloatArray = (instance.load / np.where(total > 0, total, 1.0)).mean(axis=0)
     return mean
@@ -72,7 +73,7 @@ def pack(weight: FloatArray, packs: int) -> tuple[IntArray, IntArray]:
     """Items into packs with equally many in each, row by row of weight [N][items]: by falling weight, each into the lightest pack with room.
 
     Returns the pack of each item and its place in the pack, both [N][items]. Where each pack takes one item, item i goes to pack i, as EPLB has it.
-    Ties go to the earlier item and the earlier pack. O(N items (log items + packs)).
+    Ties go to the earlier item and the earlier pack. O(N items (log items + log packs)).
     """
     rows, items = weight.shape
     place = np.zeros((rows, items), np.int64)
@@ -87,19 +88,35 @@ def pack(weight: FloatArray, packs: int) -> tuple[IntArray, IntArray]:
 def _pack(weight: FloatArray, order: IntArray, packs: int, into: IntArray, place: IntArray) -> None:
     rows, items = weight.shape
     room = items // packs
-    carried, filled = np.empty(packs), np.empty(packs, np.int64)
+    carried, filled, heap = np.empty(packs), np.empty(packs, np.int64), np.empty(packs, np.int64)
     for n in range(rows):
         carried[:] = 0.0
         filled[:] = 0
+        heap[:] = np.arange(packs)  # packs with room, the lightest (of equals the first) on top
+        size = packs
         for position in range(items):
-            i = order[n, position]
-            best = -1
-            for p in range(packs):
-                if filled[p] < room and (best < 0 or carried[p] < carried[best]):
-                    best = p
-            into[n, i], place[n, i] = best, filled[best]
-            carried[best] += weight[n, i]
-            filled[best] += 1
+            i, p = order[n, position], heap[0]
+            into[n, i], place[n, i] = p, filled[p]
+            carried[p] += weight[n, i]
+            filled[p] += 1
+            if filled[p] == room:
+                size -= 1
+                p = heap[size]
+            hole = 0
+            while True:
+                child = 2 * hole + 1
+                if child >= size:
+                    break
+                q = heap[child]
+                if child + 1 < size:
+                    other = heap[child + 1]
+                    if carried[other] < carried[q] or (carried[other] == carried[q] and other < q):
+                        child, q = child + 1, other
+                if carried[p] < carried[q] or (carried[p] == carried[q] and p < q):
+                    break
+                heap[hole] = q
+                hole = child
+            heap[hole] = p
 
 
 def longest_first(each: FloatArray, count: IntArray, devices: int, slots_per_device: int, distinct: bool) -> IntArray:
@@ -145,8 +162,8 @@ def make_distinct(slots: IntArray, each: FloatArray, slots_per_device: int, scop
 
     Exchanges stay within blocks of `scope` devices, in which no expert may have more than `scope` copies. The device with most doubles comes first;
     of the exchanges that make no new double, the one whose busier device stays lowest. There always is one: let d have the fewest different experts,
-    e twice. Some device d' of the block lacks e. Were all its experts on d, it would have fewer different ones than d; so it has one that d lacks, and
-    exchanging the two makes one double less. O(doubles k^2 D) after O(L R).
+    e twice. Some device d' of the block lacks e. Were all its experts on d, it would have fewer different ones than d; so it has one that d lacks,
+    and exchanging the two makes one double less. O(doubles k^2 D) after O(L R).
     """
     on_device = np.sort(slots.reshape(len(slots), -1, slots_per_device), axis=2)
     rows = np.flatnonzero((np.diff(on_device, axis=2) == 0).any(axis=(1, 2)))
@@ -164,7 +181,7 @@ def _make_distinct(slots: IntArray, each: FloatArray, k: int, scope: int, rows: 
             carried[d] += each[l, e]
             doubles[d] += held[d, e] > 1
         while True:
-            d = np.argmax(doubles)
+            d = int(np.argmax(doubles))
             if doubles[d] == 0:
                 break
             best, out, back = np.inf, -1, -1

@@ -117,6 +117,8 @@ class ExpertPlacement(Instance):
                 raise rule(f"transition must be given because weights.traffic is {self.weights.traffic:g}, got null")
             return
         wanted = (layers - 1, experts, experts)
+        if layers == 1 and self.transition.size == 0:
+            return  # JSON cannot tell [] from [[]]
         if self.transition.shape != wanted:
             raise rule(f"transition must have {' x '.join(map(str, wanted))} entries, got {' x '.join(map(str, self.transition.shape))}")
         for boundary, total in enumerate(self.transition.sum(axis=(1, 2)).tolist()):
@@ -134,8 +136,8 @@ class ExpertPlacement(Instance):
             raise rule(f"current_slot_expert must have {layers} layers x {self.slots} slots, got {found}")
         if self.current_slot_expert.size and int(self.current_slot_expert.max()) >= experts:
             layer, slot = np.argwhere(self.current_slot_expert >= experts)[0]
-            found = int(self.current_slot_expert[layer, slot])
-            raise rule(f"current_slot_expert[{layer}][{slot}] must be an expert from 0 to {experts - 1}, got {found}")
+            got = int(self.current_slot_expert[layer, slot])
+            raise rule(f"current_slot_expert[{layer}][{slot}] must be an expert from 0 to {experts - 1}, got {got}")
 
     def _check_export_fields(self, layers: int) -> None:
         if self.moe_layer_ids is not None:

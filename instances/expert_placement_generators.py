@@ -38,15 +38,16 @@ def lognormal_loads(rng: np.random.Generator, layers: int, experts: int, sigma: 
 
     sigma 0.2 to 0.5 is mixed text, 0.6 to 1 a single task. Raises `InputError` for settings out of range.
     """
-    return correlated_loads(rng, 1, layers, experts, sigma, 0.0, tokens)[0]
+    load: FloatArray = correlated_loads(rng, 1, layers, experts, sigma, 0.0, tokens)[0]
+    return load
 
 
 def zipf_loads(rng: np.random.Generator, layers: int, experts: int, exponent: float, tokens: int) -> FloatArray:
     """Loads [layer][expert] proportional to rank^-exponent, the ranks of each layer in random order; `tokens` in every layer, in whole tokens."""
     number("exponent", exponent, 0.0, 10.0)
     _sizes(layers, experts, tokens)
-    rank = np.argsort(rng.random((layers, experts)), axis=1) + 1.0
-    return whole_tokens(rank**-exponent, tokens)
+    rank = np.argsort(rng.random((layers, experts)), axis=1).astype(np.float64) + 1.0
+    return whole_tokens(np.power(rank, -float(exponent)), tokens)
 
 
 def correlated_loads(
@@ -104,9 +105,7 @@ def load_trace(
     return trace
 
 
-def planted_transitions(
-    rng: np.random.Generator, load: FloatArray, clusters: int, affinity: float = 0.35, noise: float = 0.5
-) -> FloatArray:
+def planted_transitions(rng: np.random.Generator, load: FloatArray, clusters: int, affinity: float = 0.35, noise: float = 0.5) -> FloatArray:
     """Shares of tokens [boundary][expert][expert] for loads [layer][expert] or [scenario][layer][expert]; each boundary adds up to 1.
 
     In every layer the experts fall at random into `clusters` clusters of equal size (sizes differ by one at most); a token stays in its cluster
@@ -140,8 +139,9 @@ def _fitted(kernel: FloatArray, leaves: FloatArray, enters: FloatArray) -> Float
         v = enters / (u @ kernel)
         if np.abs(u * (kernel @ v) - leaves).max() < FIT_ERROR:
             break
-    table: FloatArray = u[:, None] * kernel * v[None, :]
-    return table / table.sum()
+    table = u[:, None] * kernel * v[None, :]
+    found: FloatArray = table / table.sum()
+    return found
 
 
 def whole_tokens(weight: FloatArray, tokens: int) -> FloatArray:

@@ -78,6 +78,12 @@ def toy_robust(rng: np.random.Generator) -> dict[str, Any]:
     return {"load": correlated_loads(rng, 3, 2, 6, 0.8, 0.15, 1000), "devices": 3, "slots_per_device": 3}
 
 
+def toy_trace(rng: np.random.Generator) -> dict[str, Any]:
+    """Two layers of eight experts on four devices of three slots, a dozen steps of drifting loads."""
+    trace = load_trace(rng, 12, 2, 8, 0.8, 0.15, 1000)
+    return {"load": trace.sum(axis=0)[None], "load_trace": trace, "devices": 4, "slots_per_device": 3}
+
+
 def toy_optimal_split(rng: np.random.Generator) -> dict[str, Any]:
     """Two layers of five experts on three devices of two slots, two tasks; the plan says how replicas share their expert's load."""
     return {"load": correlated_loads(rng, 2, 2, 5, 0.8, 0.15, 1000), "devices": 3, "slots_per_device": 2, "split": "optimal"}
@@ -155,6 +161,7 @@ PRESETS: Mapping[str, Builder] = {
     "toy-moves": toy_moves,
     "toy-robust": toy_robust,
     "toy-optimal-split": toy_optimal_split,
+    "toy-trace": toy_trace,
     "deepseek-v3-ep8": model_preset(DEEPSEEK_V3, 8, 288, 1.0, per_node=8),
     "deepseek-v3-ep16": model_preset(DEEPSEEK_V3, 16, 288, 1.0, per_node=8),
     "deepseek-v3-ep32": model_preset(DEEPSEEK_V3, 32, 288, 1.0, per_node=8),

@@ -12,7 +12,8 @@ from typing import Any
 class Importer:
     """One format. `makes` is a family, or "workload"; `options` are the keyword options the function takes.
 
-    The function takes the file's path and those options, and returns what it made (something with `save(path)`) with a list of notices.
+    The function takes the file's path (`several`: a list of paths, at least one) and those options, and returns what it made (something with
+    `save(path)`) with a list of notices.
     """
 
     format: str
@@ -20,6 +21,7 @@ class Importer:
     summary: str
     function: str
     options: tuple[str, ...]
+    several: bool = False
 
     @property
     def with_performance(self) -> tuple[str, ...]:
@@ -37,6 +39,12 @@ _TRACE_OPTIONS = ("prompt_edges", "output_edges", "total_rate_per_s", "duration_
 _PERFORMANCE_OPTIONS = (
     "model", "hardware", "tp", "price", "stock", "split_phases", "ttft_s", "tpot_s", "max_utilisation", "usable_memory_share", "slices",
     "beyond_range", "catalogue", "epoch_s", "start_delay_epochs", "start_cost_usd", "initial_count",
+)  # fmt: skip
+
+_PLACEMENT_OPTIONS = (
+    "devices", "devices_per_node", "slots_per_device", "experts", "current", "max_moves", "balance_weight", "traffic_weight", "moves_weight",
+    "same_node_hop", "other_node_hop", "split", "robust", "allow_repeats", "n_groups", "group_limited", "model_layers", "moe_layer_ids",
+    "first_moe_layer",
 )  # fmt: skip
 
 IMPORTERS: dict[str, Importer] = {
@@ -69,6 +77,22 @@ IMPORTERS: dict[str, Importer] = {
             "measured prompt and token times (splitwise-sim perf_model.csv) with --trace FILE (azure-llm, mooncake or a workload document)",
             "headroom.instances.gpu_selection_import:import_splitwise_perf",
             ("trace", "trace_format", *_TRACE_OPTIONS, *_PERFORMANCE_OPTIONS),
+        ),
+        Importer(
+            "expert-routing",
+            "expert_placement",
+            "experts of every token (.npz: topk [token][layer][k], as ESFT records them); a scenario for each FILE",
+            "headroom.instances.expert_placement_import:import_expert_routing",
+            (*_PLACEMENT_OPTIONS, "no_transitions"),
+            several=True,
+        ),
+        Importer(
+            "expert-load",
+            "expert_placement",
+            "expert loads [layer][expert] or [step][layer][expert] (JSON, SGLang's logical_count too, CSV, .npy, .npz); a scenario for each FILE",
+            "headroom.instances.expert_placement_import:import_expert_load",
+            _PLACEMENT_OPTIONS,
+            several=True,
         ),
     )
 }

@@ -13,21 +13,29 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import LAYERS
+from headroom.bounds.expert_placement import LAYERS, b_matching, chain_sdp
 from headroom.bounds.expert_placement import group as group_bound
 from headroom.bounds.expert_placement import mean as mean_bound
+from headroom.bounds.expert_placement import partitions as partitions_bound
 from headroom.bounds.expert_placement import replica as replica_bound
+from headroom.bounds.expert_placement_partitions import applies as splits_are_few
+from headroom.bounds.expert_placement_partitions import best_chain
 from headroom.formulations.expert_placement import ExpertPlan, build_model
 from headroom.formulations.progress import Progress
+from headroom.formulations.tolerances import OPTIMALITY_GAP
 from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.heuristics.expert_placement_split import plan_of
 from headroom.instances.expert_placement import ExpertPlacement
 from headroom.solvers.expert_placement_balance import Layers
+from headroom.solvers.expert_placement_traffic import Chain, relabel
+from headroom.solvers.expert_placement_traffic import fits as chain_fits
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 SMALL_MODEL = 2_000
 """Up to so many binaries HiGHS is asked by default."""
+CHAIN_SHARE = 0.55
+"""Part of the time left that annealing may take before the bounds have theirs."""
 
 
 def auto(instance: ExpertPlacement) -> str:
@@ -54,8 +62,10 @@ def closed_forms(instance: ExpertPlacement, params: SolveParams, progress: Progr
 
 
 def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Outcome:
-    """Plans for balance at any size, with a gap for each layer. Anytime; deterministic for a seed unless a limit cuts it off."""
-    bounds = closed_forms(instance, params, progress)
+    """Plans at any size, with a gap for each layer where balance counts. Anytime; deterministic for a seed unless a limit cuts it off."""
+    bounds = list(closed_forms(instance, params, progress))
+    if chain_fits(instance):
+        return _chain(instance, params, progress, bounds)
     layers = Layers(instance, params.rng(), params.threads, lambda: progress.should_stop() is not None)
     layers.pack()
     if isinstance(params.start, ExpertPlan) and progress.plan is params.start:
@@ -64,7 +74,51 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
         progress.offer(plan_of(instance, layers.slot_expert()))
     for _ in layers.rounds():
         progress.offer(plan_of(instance, layers.slot_expert()))
-    return Outcome(plan=progress.plan, bounds=bounds, stop=progress.should_stop() or "completed", details=_by_layer(instance, layers))
+    if instance.weights.traffic > 0:
+        bounds += _traffic_bounds(instance, params, progress)
+    return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed", details=_by_layer(instance, layers))
+
+
+def _chain(instance: ExpertPlacement, params: SolveParams, progress: Progress, bounds: list[Bound]) -> Outcome:
+    """Traffic alone, every expert once: exact by dynamic programming over partitions where they are few, else annealing and the bounds."""
+    if splits_are_few(instance):
+        bounds.append(partitions_bound(instance, params, progress))
+        progress.keep(bounds[-1])
+        progress.offer(plan_of(instance, _named_partitions(instance)))
+    if progress.gap > OPTIMALITY_GAP:
+        until = progress.elapsed_s + CHAIN_SHARE * progress.remaining_s
+        chain = Chain(instance, params.rng(), params.threads, lambda: progress.should_stop() is not None or progress.elapsed_s > until)
+        progress.offer(plan_of(instance, chain.slot_expert()))
+        if isinstance(progress.plan, ExpertPlan):
+            chain.start_from(progress.plan.slot_expert)
+        for _ in chain.rounds():
+            progress.offer(plan_of(instance, chain.slot_expert()))
+        bounds += _traffic_bounds(instance, params, progress)
+    return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed")
+
+
+def _named_partitions(instance: ExpertPlacement) -> IntArray:
+    """The best chain of partitions, devices named as is best for each boundary [L][R]."""
+    assert instance.transition is not None
+    blocks = best_chain(instance)[1]
+    place = np.empty((instance.layers, instance.experts), dtype=np.int64)
+    for layer, split in enumerate(blocks):
+        for d, block in enumerate(split):
+            place[layer, block] = d
+    place = relabel(instance.transition, instance.hop(), place)
+    return np.argsort(place, axis=1, kind="stable")
+
+
+def _traffic_bounds(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> list[Bound]:
+    """b-matching, and the semidefinite chain where it applies."""
+    found = []
+    for method in (b_matching, chain_sdp):
+        bound = method(instance, params, progress)
+        progress.keep(bound)
+        found.append(bound)
+        if progress.gap <= OPTIMALITY_GAP:
+            break
+    return [bound for bound in found if bound.value > -math.inf]
 
 
 def _by_layer(instance: ExpertPlacement, layers: Layers) -> dict[str, object]:

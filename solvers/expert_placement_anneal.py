@@ -41,7 +41,7 @@ def busiest(load: FloatArray, most: FloatArray, mean: bool) -> float:
         most[s] = load[0, s]
         for d in range(1, devices):
             most[s] = max(most[s], load[d, s])
-    return most.sum() / scenarios if mean else most.max()
+    return float(most.sum()) / scenarios if mean else float(most.max())
 
 
 @compiled

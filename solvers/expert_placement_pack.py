@@ -93,7 +93,7 @@ def make_room(slots: IntArray, filled: IntArray, carried: FloatArray, each: Floa
 def exchange_one(slots: IntArray, each: FloatArray, carried: FloatArray, a: int, distinct: bool, best: IntArray) -> float:
     """The exchange of one slot of a with one of another device that leaves the smaller maximum of both; what it leaves, and in `best` (b, i, j)."""
     devices, k = slots.shape
-    least = carried[a]
+    least: float = carried[a]
     for b in range(devices):
         gap = carried[a] - carried[b]
         if b == a or carried[a] - gap / 2 >= least:
@@ -116,7 +116,7 @@ def exchange_one(slots: IntArray, each: FloatArray, carried: FloatArray, a: int,
 def exchange_two(slots: IntArray, each: FloatArray, carried: FloatArray, a: int, distinct: bool, enough: float, best: IntArray) -> float:
     """As `exchange_one` for two slots each, stopping at the first that leaves no more than `enough`; `best` is (b, i, i', j, j')."""
     devices, k = slots.shape
-    least = carried[a]
+    least: float = carried[a]
     order = np.argsort(carried)
     for position in range(devices):
         b = order[position]
@@ -153,7 +153,7 @@ def clash(slots: IntArray, a: int, b: int, i: int, i2: int, j: int, j2: int) -> 
             return True
         if r not in (i, i2) and (slots[a, r] == slots[b, j] or slots[a, r] == slots[b, j2]):
             return True
-    return slots[a, i] == slots[a, i2] or slots[b, j] == slots[b, j2]
+    return bool(slots[a, i] == slots[a, i2] or slots[b, j] == slots[b, j2])
 
 
 @compiled
@@ -196,4 +196,4 @@ def even_out(load: FloatArray, count: IntArray, slots: IntArray, distinct: bool,
             swap(slots, each, carried, a, one[1], one[0], one[2])
         else:
             break
-    return carried.max()
+    return float(carried.max())

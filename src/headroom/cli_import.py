@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from headroom.instances.importers import Importer
 
-HELP = """Make an instance from real files: a request trace, a solver's configuration, measured throughputs.
+HELP = """Make an instance from real files: a request trace, a solver's configuration, measured throughputs, expert loads.
 
 FORMAT names what FILE is (--list shows the formats and the options each takes). What was chosen, left out or not trusted is
 said on stderr and kept in the instance's provenance.
@@ -24,7 +24,7 @@ def add_import_command(app: typer.Typer) -> None:
 
 def import_command(
     format_name: Annotated[str | None, typer.Argument(metavar="FORMAT", help="File format, see --list.", show_default=False)] = None,
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="The file to read.", show_default=False)] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="The file (expert-…: files) to read.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write: .json, or .npz for an instance.")] = None,
     list_formats: Annotated[bool, typer.Option("--list", help="List the formats and their options.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -57,6 +57,26 @@ def import_command(
         list[str] | None,
         typer.Option(metavar="[TYPE=]N", help="Replicas that stand before the first epoch (default: as in the first); may be repeated."),
     ] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices that share the experts (expert-…).")] = None,
+    devices_per_node: Annotated[int | None, typer.Option(help="Devices of a node (default: one node).")] = None,
+    slots_per_device: Annotated[int | None, typer.Option(help="Experts that a device holds in a layer (default: the fewest that do).")] = None,
+    experts: Annotated[int | None, typer.Option(help="Experts of a layer, where the largest ids do not occur.")] = None,
+    current: Annotated[Path | None, typer.Option(help="Placement that stands now: SGLang's physical_to_logical_map or vllm-ascend's map.")] = None,
+    max_moves: Annotated[int | None, typer.Option(help="Most experts that devices may load anew, over all layers.")] = None,
+    balance_weight: Annotated[float | None, typer.Option(help="Weight of the imbalance (default 1).")] = None,
+    traffic_weight: Annotated[float | None, typer.Option(help="Weight of the traffic between layers (default 0).")] = None,
+    moves_weight: Annotated[float | None, typer.Option(help="Weight of the experts loaded anew (default 0).")] = None,
+    same_node_hop: Annotated[float | None, typer.Option(help="What a token pays to another device of its node (default 1).")] = None,
+    other_node_hop: Annotated[float | None, typer.Option(help="What a token pays to a device of another node (default 1).")] = None,
+    split: Annotated[str | None, typer.Option(help="An expert's load over its replicas: equal (default) or optimal.")] = None,
+    robust: Annotated[str | None, typer.Option(help="What counts of several scenarios: worst (default) or mean.")] = None,
+    allow_repeats: Annotated[bool, typer.Option("--allow-repeats", help="An expert may stand twice on a device.")] = False,
+    n_groups: Annotated[int | None, typer.Option(help="Groups of experts, equal and consecutive.")] = None,
+    group_limited: Annotated[bool, typer.Option("--group-limited", help="All replicas of a group's experts stay in one node.")] = False,
+    model_layers: Annotated[int | None, typer.Option(help="Layers of the model, dense ones included (for exports).")] = None,
+    moe_layer_ids: Annotated[str | None, typer.Option(help="The model's layers that have experts: 3-60 or 1,3,5.")] = None,
+    first_moe_layer: Annotated[int | None, typer.Option(help="The model's first layer with experts; the others follow it.")] = None,
+    no_transitions: Annotated[bool, typer.Option("--no-transitions", help="Leave out where tokens go from layer to layer.")] = False,
 ) -> None:
     """See HELP."""
     options: dict[str, Any] = {
@@ -67,16 +87,22 @@ def import_command(
         "usable_memory_share": usable_memory_share, "slices": slices, "beyond_range": beyond_range, "catalogue": catalogue,
         "epoch_s": epoch_s, "start_delay_epochs": start_delay_epochs, "start_cost_usd": _one_or_named("--start-cost-usd", start_cost_usd, float),
         "initial_count": _one_or_named("--initial-count", initial_count, int),
+        "devices": devices, "devices_per_node": devices_per_node, "slots_per_device": slots_per_device, "experts": experts, "current": current,
+        "max_moves": max_moves, "balance_weight": balance_weight, "traffic_weight": traffic_weight, "moves_weight": moves_weight,
+        "same_node_hop": same_node_hop, "other_node_hop": other_node_hop, "split": split, "robust": robust,
+        "allow_repeats": allow_repeats or None, "n_groups": n_groups, "group_limited": group_limited or None, "model_layers": model_layers,
+        "moe_layer_ids": _numbers_and_ranges("--moe-layer-ids", moe_layer_ids), "first_moe_layer": first_moe_layer,
+        "no_transitions": no_transitions or None,
     }  # fmt: skip
     if list_formats:
         _print_formats(as_json)
         return
-    importer, path, given = _request(format_name, files or [], {name: value for name, value in options.items() if value is not None}, performance)
+    importer, read, given = _request(format_name, files or [], {name: value for name, value in options.items() if value is not None}, performance)
     from headroom.instances.errors import InputError
 
     if output is None:
         raise InputError("is missing; expected a file to write", "--output")
-    made, notices = importer.load()(path, **given)
+    made, notices = importer.load()(read, **given)
     made.save(output)
     for notice in notices:
         typer.echo(f"note: {notice}", err=True)
@@ -89,8 +115,10 @@ def import_command(
         typer.echo(_as_text(summary))
 
 
-def _request(format_name: str | None, files: list[Path], given: dict[str, Any], performance: Path | None) -> tuple[Importer, Path, dict[str, Any]]:
-    """The importer to call, its file and its options. Raises `InputError` for what does not belong together."""
+def _request(
+    format_name: str | None, files: list[Path], given: dict[str, Any], performance: Path | None
+) -> tuple[Importer, Path | list[Path], dict[str, Any]]:
+    """The importer to call, its file (or files, if it reads several) and its options. Raises `InputError` for what does not belong together."""
     from headroom.instances.errors import InputError, shown
     from headroom.instances.importers import IMPORTERS, PERFORMANCE_IMPORTER
 
@@ -99,8 +127,8 @@ def _request(format_name: str | None, files: list[Path], given: dict[str, Any], 
     importer = IMPORTERS.get(format_name)
     if importer is None:
         raise InputError(f"must be one of {', '.join(IMPORTERS)}, got {shown(format_name)}", "FORMAT")
-    if len(files) != 1:
-        raise InputError(f"{format_name} reads one file, got {len(files)}", "FILE")
+    if not files or (len(files) > 1 and not importer.several):
+        raise InputError(f"{format_name} reads {'one file or several' if importer.several else 'one file'}, got {len(files)}", "FILE")
     path = files[0]
     if performance is not None:
         if importer.makes != "workload":
@@ -115,7 +143,7 @@ def _request(format_name: str | None, files: list[Path], given: dict[str, Any], 
             takes = ", ".join(_flag(name) for name in importer.options)
             needs = " without --performance" if option in IMPORTERS[PERFORMANCE_IMPORTER].options and importer.makes == "workload" else ""
             raise InputError(f"is not an option of {format_name}{needs}; expected {takes}", _flag(option))
-    return importer, path, given
+    return importer, files if importer.several else path, given
 
 
 def _flag(option: str) -> str:
@@ -133,6 +161,22 @@ def _whole_numbers(option: str, text: str | None) -> list[int] | None:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"must be whole numbers with commas between them, got {shown(text)}", option) from None
+
+
+def _numbers_and_ranges(option: str, text: str | None) -> list[int] | None:
+    """Numbers and ranges such as 3-60 with commas between them."""
+    from headroom.instances.errors import InputError, shown
+
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        least, dash, most = part.strip().partition("-")
+        most = most if dash else least
+        if not (least.isdecimal() and most.isdecimal()) or max(len(least), len(most)) > 6 or int(most) < int(least):
+            raise InputError(f"must be whole numbers or ranges such as 3-60 with commas between them, got {shown(text)}", option)
+        found += range(int(least), int(most) + 1)
+    return found
 
 
 def _assignments(option: str, texts: list[str] | None, kind: type[int] | type[float]) -> dict[str, int | float] | None:
@@ -168,6 +212,16 @@ def _one_or_named(option: str, texts: list[str] | None, kind: type[int] | type[f
 
 
 def _summary(importer: Importer, made: Any, output: Path) -> dict[str, Any]:
+    if importer.makes == "expert_placement":
+        return {"format": importer.format, "makes": importer.makes, "name": made.name, "sha256": made.digest(), "output": str(output)} | {
+            "scenarios": made.scenarios,
+            "layers": made.layers,
+            "experts": made.experts,
+            "devices": made.devices,
+            "nodes": made.nodes,
+            "slots": made.slots,
+            "has": [name for name in ("transition", "current_slot_expert", "load_trace") if getattr(made, name) is not None],
+        }
     if importer.makes == "workload":
         figures = {"requests": made.requests, "duration_s": made.duration_s, "total_rate_per_s": made.rate_per_s, "buckets": len(made.buckets)}
         return {"format": importer.format, "makes": "workload", "name": made.name, "output": str(output), **figures}
@@ -188,6 +242,11 @@ def _summary(importer: Importer, made: Any, output: Path) -> dict[str, Any]:
 
 
 def _as_text(summary: dict[str, Any]) -> str:
+    if summary["makes"] == "expert_placement":
+        sizes = f"{summary['scenarios']} scenarios x {summary['layers']} layers x {summary['experts']} experts"
+        machine = f"{summary['slots']} slots a layer on {summary['devices']} devices in {summary['nodes']} nodes"
+        extras = f"; with {', '.join(summary['has'])}" if summary["has"] else ""
+        return f"{summary['output']}: {summary['makes']} instance, {sizes}, {machine}{extras}"
     rate = f"{summary['total_rate_per_s']:.6g} requests/s"
     if summary["makes"] == "workload":
         duration = f" in {summary['duration_s']:.6g} s" if summary["duration_s"] is not None else ""
@@ -218,7 +277,7 @@ def _print_formats(as_json: bool) -> None:
         typer.echo(to_json({"formats": formats}), nl=False)
         return
     for importer in IMPORTERS.values():
-        typer.echo(f"{importer.format}  ->  {importer.makes}\n    {importer.summary}")
+        typer.echo(f"{importer.format}{' FILE…' * importer.several}  ->  {importer.makes}\n    {importer.summary}")
         typer.echo(f"    options: {' '.join(_flag(name) for name in importer.options)}")
         if importer.with_performance:
             typer.echo(f"    for an instance also: {' '.join(_flag(name) for name in importer.with_performance)}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from headroom.registry_expert_placement import EXPERT_PLACEMENT
 from headroom.registry_gpu_selection import GPU_SELECTION
 from headroom.registry_types import BoundMethod, Entry, Family, Kind, Method, Proof, load
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (GPU_SELECTION,)})
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (GPU_SELECTION, EXPERT_PLACEMENT)})
 
-__all__ = ["FAMILIES", "GPU_SELECTION", "BoundMethod", "Entry", "Family", "Kind", "Method", "Proof", "load"]
+__all__ = ["EXPERT_PLACEMENT", "FAMILIES", "GPU_SELECTION", "BoundMethod", "Entry", "Family", "Kind", "Method", "Proof", "load"]
