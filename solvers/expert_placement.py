@@ -27,6 +27,7 @@ from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.heuristics.expert_placement_split import plan_of
 from headroom.instances.expert_placement import ExpertPlacement
 from headroom.solvers.expert_placement_balance import Layers
+from headroom.solvers.expert_placement_mixed import mixed_needed, rename_devices, search_mixed
 from headroom.solvers.expert_placement_traffic import Chain, relabel
 from headroom.solvers.expert_placement_traffic import fits as chain_fits
 
@@ -70,13 +71,23 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
     layers.pack()
     if isinstance(params.start, ExpertPlan) and progress.plan is params.start:
         layers.start_from(params.start.slot_expert)
+    if instance.current_slot_expert is not None:
+        progress.offer(plan_of(instance, instance.current_slot_expert))
     if np.isfinite(layers.value).all():
-        progress.offer(plan_of(instance, layers.slot_expert()))
-    for _ in layers.rounds():
-        progress.offer(plan_of(instance, layers.slot_expert()))
+        progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
+    if mixed_needed(instance):
+        search_mixed(instance, params, progress, _named(instance, layers.slot_expert()))
+    else:
+        for _ in layers.rounds():
+            progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
     if instance.weights.traffic > 0:
         bounds += _traffic_bounds(instance, params, progress)
     return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed", details=_by_layer(instance, layers))
+
+
+def _named(instance: ExpertPlacement, slot_expert: IntArray) -> IntArray:
+    """Devices renamed so that as little as possible moves, where names do not matter otherwise."""
+    return slot_expert if instance.weights.traffic > 0 else rename_devices(instance, slot_expert)
 
 
 def _chain(instance: ExpertPlacement, params: SolveParams, progress: Progress, bounds: list[Bound]) -> Outcome:

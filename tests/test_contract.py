@@ -26,7 +26,7 @@ SEED = 11
 
 SMALL_BYTES = 13_000
 """Presets whose data are smaller as JSON are solved with every method."""
-LIMIT_S = 8.0
+LIMIT_S = 4.0
 """For HiGHS on plain models; everything else here takes a moment."""
 
 
