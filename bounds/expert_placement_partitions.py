@@ -23,7 +23,7 @@ from headroom.instances.expert_placement import ExpertPlacement
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 MOST_PARTITIONS = 7_000
-MOST_WORK = 1.5e9
+MOST_WORK = 2.5e9
 """Additions: a few seconds."""
 CHUNK = 1_000
 
@@ -42,8 +42,8 @@ def applies(instance: ExpertPlacement) -> bool:
     partitions = number_of_partitions(experts, devices)
     if partitions > MOST_PARTITIONS:
         return False
-    orders = 2 if devices == 2 else math.factorial(min(devices, 12)) * devices
-    return float(partitions) ** 2 * orders * instance.layers <= MOST_WORK
+    sets = 2.0 if devices == 2 else 2.0 ** (devices - 1) * devices
+    return float(partitions) ** 2 * sets * instance.layers <= MOST_WORK
 
 
 def partitions(experts: int, devices: int) -> IntArray:
@@ -128,15 +128,14 @@ def _kept_two(p: FloatArray, first: IntArray, second: IntArray) -> FloatArray:
 
 
 def _kept(p: FloatArray, first: IntArray, second: IntArray) -> FloatArray:
-    """The best assignment of blocks to blocks [N][M], over all orders."""
+    """The best assignment of blocks to blocks [N][M], by dynamic programming over sets of blocks."""
     x, y = _indicator(first, len(p)), _indicator(second, len(p))
     flow = np.einsum("nie,ef,mjf->nmij", x, p, y, optimize=True)
+    # best[set]: the blocks of `first` so far, as many as the set has members, face exactly the set's blocks of `second`.
     devices = first.shape[1]
-    orders = np.array(list(itertools.permutations(range(devices))))
-    if len(orders) <= flow.shape[0] * flow.shape[1]:
-        best = np.full(flow.shape[:2], -np.inf)
-        for order in orders:
-            np.maximum(best, flow[:, :, np.arange(devices), order].sum(axis=2), out=best)
-        return best
-    flat = flow.reshape(-1, devices, devices)
-    return np.array([f[np.arange(devices), orders].sum(axis=1).max() for f in flat]).reshape(flow.shape[:2])
+    best = [np.zeros(flow.shape[:2])]
+    for faced in range(1, 1 << devices):
+        block = faced.bit_count() - 1
+        ways = [best[faced ^ (1 << j)] + flow[:, :, block, j] for j in range(devices) if faced >> j & 1]
+        best.append(np.maximum.reduce(ways))
+    return best[-1]

@@ -33,15 +33,15 @@ from headroom.solvers.expert_placement_traffic import fits as chain_fits
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-SMALL_MODEL = 2_000
-"""Up to so many binaries HiGHS is asked by default."""
+SMALL_MODEL, LARGEST_MODEL = 400, 20_000
+"""Up to so many binaries HiGHS is asked to close what local search leaves open; beyond so many it does not even read the model in useful time."""
 CHAIN_SHARE = 0.55
 """Part of the time left that annealing may take before the bounds have theirs."""
 
 
 def auto(instance: ExpertPlacement) -> str:
-    """Local search; HiGHS where the model is tiny."""
-    return "highs" if model_binaries(instance) <= SMALL_MODEL else "local_search"
+    """Local search: it asks HiGHS itself where the model is tiny."""
+    return "local_search"
 
 
 def model_binaries(instance: ExpertPlacement) -> int:
@@ -82,7 +82,13 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
             progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
     if instance.weights.traffic > 0:
         bounds += _traffic_bounds(instance, params, progress)
-    return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed", details=_by_layer(instance, layers))
+    solver = None
+    if progress.gap > OPTIMALITY_GAP and model_binaries(instance) <= SMALL_MODEL and progress.should_stop() is None:
+        answer = highs(instance, params, progress)
+        bounds += [bound for bound in answer.bounds if bound.proof == "solver"]
+        solver = answer.solver
+    stop = progress.should_stop() or "completed"
+    return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=stop, solver=solver, details=_by_layer(instance, layers))
 
 
 def _named(instance: ExpertPlacement, slot_expert: IntArray) -> IntArray:
@@ -143,6 +149,10 @@ def highs(instance: ExpertPlacement, params: SolveParams, progress: Progress) ->
     from headroom.solvers.standard_form import standard_form
 
     bounds = closed_forms(instance, params, progress)
+    size = model_binaries(instance)
+    if size > LARGEST_MODEL:
+        note = f"the model has about {size:,} variables, more than HiGHS can use ({LARGEST_MODEL:,})"
+        return Outcome(plan=progress.plan, bounds=bounds, notes=(note,))
     form = standard_form(build_model(instance))
 
     def offer(x: FloatArray) -> None:

@@ -85,17 +85,20 @@ def anneal_mixed(
                 for s in range(scenarios):
                     load[d, s] += w[e, s] / count[e]
     # One sum for the worst scenario, one for each scenario when their mean counts.
-    kappa = min(KAPPA, LARGEST / max(load.max(), w.max(), 1.0) / 2)
-    sums = np.zeros(scenarios)
+    heaviest = 1.0  # the most that a device could carry
+    for s in range(scenarios):
+        heaviest = max(heaviest, np.sort(w[:, s])[max(experts - k, 0) :].sum())
+    kappa = min(KAPPA, LARGEST / heaviest)
+    sums, power = np.zeros(scenarios), np.exp(kappa * (load - 1.0))
     for s in range(scenarios):
         for d in range(devices):
-            sums[s] += math.exp(kappa * (load[d, s] - 1.0))
+            sums[s] += power[d, s]
     linear = cost.sum()
     start = linear + balance * true_balance(load, mean)
     best = start
     best_slots[:, :] = slots
     fixed = experts == devices * k
-    trial, after = np.zeros(scenarios), np.zeros((devices, scenarios))
+    trial, after, after_power = np.zeros(scenarios), np.zeros((devices, scenarios)), np.zeros((devices, scenarios))
     touched = np.zeros(devices, np.int64)
     temperature, sampled, seen = 0.0, 0.0, 0
     ratio = math.log(cold / hot)
@@ -130,14 +133,15 @@ def anneal_mixed(
         change = cost_e + cost_f - cost[e] - cost[f]
         number = 0
         if balance > 0.0:
+            # Summed anew each time: a busy device's power would drown the others' in a running sum.
             for s in range(scenarios):
-                trial[s] = sums[s]
+                trial[s] = 0.0
             for d in range(devices):
                 was_e = holds[d, e] if d not in (a, b) else (1 if d == a else (0 if not give else holds[d, e]))
                 was_f = holds[d, f] if d not in (a, b) else (0 if d == a else (1 if not give else holds[d, f]))
-                if not (was_e or was_f or holds[d, e] or holds[d, f]):
-                    continue
-                if not give and d not in (a, b):
+                if not (was_e or was_f or holds[d, e] or holds[d, f]) or (not give and d not in (a, b)):
+                    for s in range(scenarios):
+                        trial[s] += power[d, s]
                     continue
                 touched[number] = d
                 number += 1
@@ -145,12 +149,13 @@ def anneal_mixed(
                     value = load[d, s] + holds[d, e] * w[e, s] / count[e] + holds[d, f] * w[f, s] / count[f]
                     value -= was_e * w[e, s] / old_e + was_f * w[f, s] / old_f
                     after[d, s] = value
-                    trial[s] += math.exp(kappa * (value - 1.0)) - math.exp(kappa * (load[d, s] - 1.0))
+                    after_power[d, s] = math.exp(kappa * (value - 1.0))
+                    trial[s] += after_power[d, s]
             if mean:
                 for s in range(scenarios):
-                    change += balance / scenarios / kappa * math.log(max(trial[s], 1e-300) / sums[s])
+                    change += balance / scenarios / kappa * math.log(trial[s] / sums[s])
             else:
-                change += balance / kappa * math.log(max(trial.sum(), 1e-300) / sums.sum())
+                change += balance / kappa * math.log(trial.sum() / sums.sum())
         if step < SAMPLES:
             sampled += abs(change)
             seen += 1
@@ -169,13 +174,9 @@ def anneal_mixed(
             for n in range(number):
                 for s in range(scenarios):
                     load[touched[n], s] = after[touched[n], s]
+                    power[touched[n], s] = after_power[touched[n], s]
             for s in range(scenarios):
                 sums[s] = trial[s]
-            if step % 1024 == 0:  # no drift
-                for s in range(scenarios):
-                    sums[s] = 0.0
-                    for d in range(devices):
-                        sums[s] += math.exp(kappa * (load[d, s] - 1.0))
         if change < 0 and linear < best:
             now = linear + balance * true_balance(load, mean)
             if now < best - 1e-13:

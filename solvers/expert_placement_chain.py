@@ -39,21 +39,23 @@ def total(transition: FloatArray, hop: FloatArray, place: IntArray) -> float:
 
 @compiled
 def anneal_chain(
-    transition: FloatArray, hop: FloatArray, place: IntArray, cost: FloatArray, first: int, last: int, steps: int, hot: float, cold: float,
-    rng: np.random.Generator, best_place: IntArray,
-) -> float:  # fmt: skip
-    """Exchange experts within layers first .. last - 1, from temperature `hot` to `cold`; the best total relative to the start."""
+    transition: FloatArray, hop: FloatArray, place: IntArray, cost: FloatArray, first: int, last: int, begin: int, end: int, steps: int,
+    hot: float, cold: float, rng: np.random.Generator, best_place: IntArray, gained: FloatArray,
+) -> None:  # fmt: skip
+    """Exchange experts within layers first .. last - 1, from temperature `hot` to `cold`: steps begin .. end - 1 of `steps`.
+
+    `gained` [2]: the total and the best total, relative to the start; `best_place` is the best's.
+    """
     layers, experts = place.shape
     devices = len(hop)
-    now, best = 0.0, 0.0
-    best_place[:, :] = place
+    now, best = gained[0], gained[1]
     improved = False
     differ = np.zeros(devices, np.int64)
     change_by = np.zeros(devices)
     ratio = math.log(cold / hot)
     temperature = hot
-    for step in range(steps):
-        if step % 64 == 0:
+    for step in range(begin, end):
+        if step % 64 == 0 or step == begin:
             temperature = hot * math.exp(ratio * step / steps)
         layer = first + int(rng.random() * (last - first))
         e, f = int(rng.random() * experts), int(rng.random() * experts)
@@ -91,7 +93,7 @@ def anneal_chain(
                         cost[layer - 1, g, differ[n]] += weight * change_by[n]
     if improved:
         best_place[:, :] = place
-    return best
+    gained[0], gained[1] = now, best
 
 
 def settle(transition: FloatArray, hop: FloatArray, place: IntArray, sweeps: int = 20) -> IntArray:

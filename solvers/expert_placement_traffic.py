@@ -18,9 +18,9 @@ from headroom.solvers.expert_placement_chain import anneal_chain, costs, settle,
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-STEPS, WINDOW_STEPS = 30_000, 3_000
-"""Annealing steps for each expert and layer: of the whole chain, which is annealed STARTS times, and of a window."""
-STARTS = 2
+STAGES = ((6_000, 1), (30_000, 2))
+"""The whole chain is annealed quickly once, then slowly twice: (steps for each expert and layer, times)."""
+WINDOW_STEPS = 3_000
 PATIENCE, SLOWER = 10, 3
 """After so many rounds without a gain windows are annealed so many times as slowly."""
 WIDTH = 8
@@ -30,6 +30,8 @@ HOT, COLD = 0.25, 0.02
 STALLED = 60
 """Rounds without a gain after which the search ends."""
 LEAST_GAIN = 1e-12
+AT_ONCE = 1_000_000
+"""Steps between two looks at the clock: about a tenth of a second."""
 
 
 def fits(instance: ExpertPlacement) -> bool:
@@ -94,9 +96,10 @@ class Chain:
         if self.instance.devices == 1:
             return
         layers = self.instance.layers
-        for place, _ in self._anneal_all([(0, layers)] * STARTS, STEPS):
-            if self._keep(self._exact_steps(place)):
-                yield self.value
+        for steps, times in STAGES:
+            for place, _ in self._anneal_all([(0, layers)] * times, steps):
+                if self._keep(self._exact_steps(place)):
+                    yield self.value
         stalled = 0
         while stalled < STALLED and not self.stop():
             if self._windows(WINDOW_STEPS * SLOWER ** min(stalled // PATIENCE, 2)):
@@ -131,10 +134,14 @@ class Chain:
 
         def anneal(job: tuple[tuple[int, int], np.random.Generator]) -> tuple[IntArray, float]:
             (first, last), rng = job
-            best = self.place.copy()
-            number = 0 if self.stop() else steps * (last - first) * self.instance.experts
-            gain = anneal_chain(self.transition, self.hop, self.place.copy(), table.copy(), first, last, number, self.hot, self.cold, rng, best)
-            return best, gain
+            place, best, own, gained = self.place.copy(), self.place.copy(), table.copy(), np.zeros(2)
+            number = steps * (last - first) * self.instance.experts
+            for begin in range(0, number, AT_ONCE):
+                if self.stop():
+                    break
+                end = min(begin + AT_ONCE, number)
+                anneal_chain(self.transition, self.hop, place, own, first, last, begin, end, number, self.hot, self.cold, rng, best, gained)
+            return best, float(gained[1])
 
         jobs = list(zip(spans, self.rng.spawn(len(spans)), strict=True))
         if self.threads < 2 or len(jobs) < 2:

@@ -244,7 +244,7 @@ def _summary(importer: Importer, made: Any, output: Path) -> dict[str, Any]:
 def _as_text(summary: dict[str, Any]) -> str:
     if summary["makes"] == "expert_placement":
         sizes = f"{summary['scenarios']} scenarios x {summary['layers']} layers x {summary['experts']} experts"
-        machine = f"{summary['slots']} slots a layer on {summary['devices']} devices in {summary['nodes']} nodes"
+        machine = f"{summary['slots']} slots a layer on {summary['devices']} devices in {summary['nodes']} node{'s' if summary['nodes'] > 1 else ''}"
         extras = f"; with {', '.join(summary['has'])}" if summary["has"] else ""
         return f"{summary['output']}: {summary['makes']} instance, {sizes}, {machine}{extras}"
     rate = f"{summary['total_rate_per_s']:.6g} requests/s"

@@ -83,4 +83,18 @@ def _gpu_selection(instance: Any, plan: Any) -> Pairs:
     return [("fleet", fleet), ("busy", utilisation)]
 
 
-_FAMILIES: dict[str, Callable[[Any, Any], Pairs]] = {"gpu_selection": _gpu_selection}
+def _expert_placement(instance: Any, plan: Any) -> Pairs:
+    """How even the devices are, what crosses them, what moves."""
+    from headroom.formulations.expert_placement import boundary_traffic, layer_imbalance, moves
+
+    each = layer_imbalance(instance, plan)
+    lines = [("balance", f"busiest over mean device {each.mean():.6f} on average, {each.max():.6f} in layer {int(each.argmax())}")]
+    traffic = boundary_traffic(instance, plan.slot_expert)
+    if len(traffic):
+        lines.append(("traffic", f"{traffic.mean():.6f} for each token and boundary"))
+    if instance.current_slot_expert is not None:
+        lines.append(("moves", f"{moves(instance, plan.slot_expert):,} of {instance.layers * instance.slots:,} slots"))
+    return lines
+
+
+_FAMILIES: dict[str, Callable[[Any, Any], Pairs]] = {"gpu_selection": _gpu_selection, "expert_placement": _expert_placement}

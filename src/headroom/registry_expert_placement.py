@@ -19,7 +19,7 @@ EXPERT_PLACEMENT = Family(
     auto="headroom.solvers.expert_placement:auto",
     replay="headroom.heuristics.expert_placement_online:replay",
     preset="headroom.instances.expert_placement_presets:make",
-    demo_preset="toy",
+    demo_preset="mixtral-8x7b-4gpu",
     methods=MappingProxyType(
         {
             "local_search": Method(
