@@ -12,7 +12,7 @@ r"""Bounds of the expert-placement family and the recheck of their certificates.
 The last three add the best closed form for balance. The others hold for any `split`: with shares the plan may choose, c replicas of e still carry
 w_e together, so one carries at least w_e / c. With several scenarios and `robust` "worst" an expert counts with its largest load relative to its
 scenario's mean device, since one placement serves all; with "mean" each scenario is bounded alone. Parts of the objective that a bound says nothing
-of count 0. `replica` and `group` include `mean`.
+of count 0. `replica` and `group` include `mean`; without spare slots `replica` also gives the hottest expert the k - 1 lightest as companions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
-from headroom.bounds.expert_placement_partitions import partition_traffic
+from headroom.bounds.expert_placement_partitions import partition_traffic, traffic_of_kept
 from headroom.bounds.expert_placement_search import chain_prices, matching_prices, worth_asking
 from headroom.bounds.expert_placement_traffic import ChainPrices, certified_traffic, chain_applies, levels
 from headroom.formulations.progress import Progress
@@ -64,8 +64,13 @@ def replica_layers(instance: ExpertPlacement) -> FloatArray:
 
     The bisection keeps its lower end where the replicas do not fit, so rounding cannot raise the bound by more than ROUNDING.
     """
-    found = np.stack([_least_replica(view, instance) for view in _views(instance)])
-    layers: FloatArray = np.maximum(found.mean(axis=0), 1.0)
+    found = np.stack([_least_replica(view, instance) for view in _views(instance)]).mean(axis=0)
+    if instance.slots == instance.experts:
+        # Every expert stands once, so the hottest has k - 1 companions, at best the lightest.
+        ordered = np.sort(normalised_load(instance), axis=2)
+        company = (ordered[:, :, -1] + ordered[:, :, : instance.slots_per_device - 1].sum(axis=2)) * (1 - ROUNDING)
+        found = np.maximum(found, company.max(axis=0) if instance.robust == "worst" else company.mean(axis=0))
+    layers: FloatArray = np.maximum(found, 1.0)
     return layers
 
 
@@ -185,6 +190,11 @@ def _with_traffic(instance: ExpertPlacement, traffic: float) -> float:
     tolerated = 1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)
     balance = math.fsum(balance_layers(instance).tolist()) / instance.layers * tolerated if instance.weights.balance > 0 else 0.0
     return (instance.weights.balance * balance + instance.weights.traffic * traffic) * (1 - ROUNDING)
+
+
+def partitions_bound(instance: ExpertPlacement, kept: float) -> Bound:
+    """The bound from the flow that the best chain keeps."""
+    return Bound(_with_traffic(instance, traffic_of_kept(instance, kept)), "partitions", "closed_form")
 
 
 def partitions(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:

@@ -39,11 +39,16 @@ def applies(instance: ExpertPlacement) -> bool:
     experts, devices = instance.experts, instance.devices
     if instance.transition is None or instance.layers < 2 or instance.slots != experts or devices == 1 or experts > 64:
         return False
-    partitions = number_of_partitions(experts, devices)
-    if partitions > MOST_PARTITIONS:
+    if number_of_partitions(experts, devices) > MOST_PARTITIONS:
         return False
+    return work(instance) <= MOST_WORK
+
+
+def work(instance: ExpertPlacement) -> float:
+    """Additions that the recurrence takes."""
+    devices = instance.devices
     sets = 2.0 if devices == 2 else 2.0 ** (devices - 1) * devices
-    return float(partitions) ** 2 * sets * instance.layers <= MOST_WORK
+    return float(number_of_partitions(instance.experts, devices)) ** 2 * sets * instance.layers
 
 
 def partitions(experts: int, devices: int) -> IntArray:
@@ -77,8 +82,13 @@ def alike(instance: ExpertPlacement) -> bool:
 
 def partition_traffic(instance: ExpertPlacement) -> float:
     """The exact traffic of the best chain, or less where hops differ."""
+    return traffic_of_kept(instance, best_chain(instance)[0])
+
+
+def traffic_of_kept(instance: ExpertPlacement, kept: float) -> float:
+    """The traffic of a chain that keeps this flow on its devices, rounded down."""
     assert instance.transition is not None
-    kept = best_chain(instance)[0] * (1 + ROUNDING) + ROUNDING
+    kept = kept * (1 + ROUNDING) + ROUNDING
     total = float(instance.transition.sum()) * (1 - ROUNDING)
     return max(smallest_hop(instance) * (total - kept), 0.0) / (instance.layers - 1) * (1 - ROUNDING)
 

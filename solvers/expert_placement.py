@@ -13,13 +13,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import LAYERS, b_matching, chain_sdp
+from headroom.bounds.expert_placement import LAYERS, b_matching, chain_sdp, partitions_bound
 from headroom.bounds.expert_placement import group as group_bound
 from headroom.bounds.expert_placement import mean as mean_bound
-from headroom.bounds.expert_placement import partitions as partitions_bound
 from headroom.bounds.expert_placement import replica as replica_bound
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
-from headroom.bounds.expert_placement_partitions import best_chain
+from headroom.bounds.expert_placement_partitions import best_chain, work
 from headroom.formulations.expert_placement import ExpertPlan, build_model
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import OPTIMALITY_GAP
@@ -35,7 +34,9 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 SMALL_MODEL, LARGEST_MODEL = 400, 20_000
 """Up to so many binaries HiGHS is asked to close what local search leaves open; beyond so many it does not even read the model in useful time."""
-CHAIN_SHARE = 0.55
+PARTITION_SPEED_PER_S = 1e8
+"""Additions of the recurrence over partitions, cautiously: it cannot be stopped halfway."""
+CHAIN_SHARE = 0.45
 """Part of the time left that annealing may take before the bounds have theirs."""
 
 
@@ -98,10 +99,11 @@ def _named(instance: ExpertPlacement, slot_expert: IntArray) -> IntArray:
 
 def _chain(instance: ExpertPlacement, params: SolveParams, progress: Progress, bounds: list[Bound]) -> Outcome:
     """Traffic alone, every expert once: exact by dynamic programming over partitions where they are few, else annealing and the bounds."""
-    if splits_are_few(instance):
-        bounds.append(partitions_bound(instance, params, progress))
+    if splits_are_few(instance) and work(instance) / PARTITION_SPEED_PER_S < progress.remaining_s:
+        kept, blocks = best_chain(instance)
+        bounds.append(partitions_bound(instance, kept))
         progress.keep(bounds[-1])
-        progress.offer(plan_of(instance, _named_partitions(instance)))
+        progress.offer(plan_of(instance, _named_partitions(instance, blocks)))
     if progress.gap > OPTIMALITY_GAP:
         until = progress.elapsed_s + CHAIN_SHARE * progress.remaining_s
         chain = Chain(instance, params.rng(), params.threads, lambda: progress.should_stop() is not None or progress.elapsed_s > until)
@@ -114,10 +116,9 @@ def _chain(instance: ExpertPlacement, params: SolveParams, progress: Progress, b
     return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed")
 
 
-def _named_partitions(instance: ExpertPlacement) -> IntArray:
-    """The best chain of partitions, devices named as is best for each boundary [L][R]."""
+def _named_partitions(instance: ExpertPlacement, blocks: IntArray) -> IntArray:
+    """A chain of partitions [L][D][k], devices named as is best for each boundary [L][R]."""
     assert instance.transition is not None
-    blocks = best_chain(instance)[1]
     place = np.empty((instance.layers, instance.experts), dtype=np.int64)
     for layer, split in enumerate(blocks):
         for d, block in enumerate(split):

@@ -182,4 +182,4 @@ def anneal_mixed(
             if now < best - 1e-13:
                 best = now
                 best_slots[:, :] = slots
-    return start - best
+    return float(start - best)

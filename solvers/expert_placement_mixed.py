@@ -1,7 +1,7 @@
 """Any weights: layers annealed in turn against their neighbours as they stand, even ones and odd ones side by side.
 
 Each sweep makes the tables that `expert_placement_anneal_mixed` needs, anneals every even layer, then every odd one; a layer takes what is better for
-it, and with its neighbours standing still that is better for all. A cap on moves is a price on moves, searched until the cap holds.
+it, and with its neighbours standing still that is better for all. A cap on moves is searched with several prices of a move (`_moves`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.expert_placement import normalised_load
-from headroom.formulations.expert_placement import device_counts, evaluate, moves, nearest
+from headroom.formulations.expert_placement import device_counts, evaluate, nearest
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import SolveParams
 from headroom.heuristics.expert_placement_split import plan_of
 from headroom.instances.expert_placement import ExpertPlacement
+from headroom.solvers.expert_placement_moves import Options
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -27,7 +28,8 @@ HOT, COLD = 0.5, 0.004
 COOLER = 0.6
 LEAST_HOT = 0.05
 STALLED = 4
-PRICES = 10
+MOVE_PRICES = (0.1, 1.0, 0.3, 3.0, 0.03)
+"""Prices of a move that a cap is searched with, in units of the weights over all slots."""
 HOPS, WIDEST, SWEEPS_A_HOP = 30, 4, 6
 """The search ends after HOPS shuffles of up to WIDEST layers that brought nothing."""
 LEAST_GAIN = 1e-5
@@ -208,21 +210,41 @@ def _usable(instance: ExpertPlacement, slot_expert: IntArray) -> bool:
 
 
 def _within_moves(instance: ExpertPlacement, params: SolveParams, progress: Progress, starts: list[IntArray], rng: np.random.Generator) -> None:
-    """A price on moves, halved or doubled until what it buys is close to the cap from below. Each search starts from the current placement."""
-    start = starts[-1] if instance.current_slot_expert is not None and starts[-1] is instance.current_slot_expert else None
-    if start is None or instance.max_moves is None:
+    """A cap on moves: searches at several prices of a move, and where layers do not meet the best choice among all their layers."""
+    current = instance.current_slot_expert
+    if current is None or instance.max_moves is None or not any(start is current for start in starts):
         return
-    scale = (instance.weights.balance + instance.weights.traffic) / (instance.layers * instance.slots)
-    low, high = 0.0, np.inf
-    price = scale or 1.0
-    for _ in range(PRICES):
-        if progress.should_stop() is not None:
-            return
-        search = Mixed(instance, start, rng.spawn(1)[0], params.threads, lambda: progress.should_stop() is not None)
-        search.move_price += price
+    alone = instance.weights.traffic == 0 or instance.layers == 1
+
+    def stop() -> bool:
+        return progress.should_stop() is not None
+
+    options = Options(instance)
+    for layer in range(instance.layers):
+        options.add(layer, current[layer])
+        if alone:
+            options.greedy(layer, stop)
+    _choose(instance, progress, options, alone)
+    unit = (instance.weights.balance + instance.weights.traffic) / (instance.layers * instance.slots)
+    for price in MOVE_PRICES:
+        if stop():
+            break
+        search = Mixed(instance, current, rng.spawn(1)[0], params.threads, stop)
+        search.move_price += price * unit
         for _ in search.sweeps():
             progress.offer(plan_of(instance, search.slot_expert))
-        if moves(instance, search.slot_expert) > instance.max_moves:
-            low, price = price, (price * 4 if high == np.inf else 0.5 * (price + high))
-        else:
-            high, price = price, 0.5 * (low + price) if low > 0 else price / 4
+            for layer in range(instance.layers):
+                options.add(layer, search.slot_expert[layer])
+        _choose(instance, progress, options, alone)
+
+
+def _choose(instance: ExpertPlacement, progress: Progress, options: Options, alone: bool) -> None:
+    """Offer the best combination of the layers' options within the cap; the price of moves is in the objective that `offer` evaluates."""
+    assert instance.max_moves is not None
+    if not alone:
+        return
+    most = min(instance.max_moves, instance.layers * instance.slots)
+    total, placement = options.front(most)
+    price = instance.weights.moves / (instance.layers * instance.slots)
+    best = int(np.argmin(instance.weights.balance * total / instance.layers + price * np.arange(most + 1)))
+    progress.offer(plan_of(instance, placement(best)))
