@@ -64,12 +64,13 @@ def replica_layers(instance: ExpertPlacement) -> FloatArray:
 
     The bisection keeps its lower end where the replicas do not fit, so rounding cannot raise the bound by more than ROUNDING.
     """
-    found = np.stack([_least_replica(view, instance) for view in _views(instance)]).mean(axis=0)
+    # A scenario without load counts 1, so each is put at 1 before their mean is taken.
+    found = np.maximum(np.stack([_least_replica(view, instance) for view in _views(instance)]), 1.0).mean(axis=0)
     if instance.slots == instance.experts:
         # Every expert stands once, so the hottest has k - 1 companions, at best the lightest.
         ordered = np.sort(normalised_load(instance), axis=2)
         company = (ordered[:, :, -1] + ordered[:, :, : instance.slots_per_device - 1].sum(axis=2)) * (1 - ROUNDING)
-        found = np.maximum(found, company.max(axis=0) if instance.robust == "worst" else company.mean(axis=0))
+        found = np.maximum(found, company.max(axis=0) if instance.robust == "worst" else np.maximum(company, 1.0).mean(axis=0))
     layers: FloatArray = np.maximum(found, 1.0)
     return layers
 
@@ -104,14 +105,15 @@ def group_layers(instance: ExpertPlacement) -> FloatArray:
     load = normalised_load(instance).reshape(instance.scenarios, instance.layers, int(instance.group_of[-1]) + 1, -1).sum(axis=3)
     views = load[None] if instance.robust == "worst" else load[:, None]
     found = np.stack([assign_groups(view / instance.node_devices, instance)[0] for view in views])
-    layers: FloatArray = np.maximum(found.mean(axis=0) * (1 - ROUNDING), 1.0)
+    layers: FloatArray = np.maximum(np.maximum(found * (1 - ROUNDING), 1.0).mean(axis=0), 1.0)
     return layers
 
 
 def assign_groups(load: FloatArray, instance: ExpertPlacement) -> tuple[FloatArray, IntArray]:
     """Groups with loads [S][L][groups] (relative to a node) to nodes, minimising the busiest node over all S.
 
-    Returns (value [L], node of each group [L][groups]). Exact for up to MOST_GROUPS groups, by dynamic programming over sets of groups,
+    Returns (value [L], node of each group [L][groups]). The value is +inf where whole groups cannot
+    fill the nodes. Exact for up to MOST_GROUPS groups, by dynamic programming over sets of groups,
     O(3^groups nodes L). For more, the value is the heaviest group alone or the mean, whichever is larger, and the nodes are filled by falling load
     (-1 where a group found no room).
     """
@@ -123,7 +125,9 @@ def assign_groups(load: FloatArray, instance: ExpertPlacement) -> tuple[FloatArr
     sets = 1 << groups
     member = (np.arange(sets)[:, None] >> np.arange(groups)) & 1
     cost = np.einsum("slg,cg->scl", load, member.astype(np.float64)).max(axis=0)
-    cost[member.sum(axis=1) > room] = np.inf
+    # Every slot of a node holds an expert of its groups, a different one on each slot of a device where they must be distinct.
+    fill = -(-instance.slots_per_device // (instance.experts // groups)) if instance.distinct else 1
+    cost[(member.sum(axis=1) > room) | (member.sum(axis=1) < fill)] = np.inf
     value, choice = cost, np.zeros((nodes, sets, layers), dtype=np.int64)
     choice[0] = np.arange(sets)[:, None]
     for n in range(1, nodes):
@@ -179,6 +183,8 @@ def balance_layers(instance: ExpertPlacement) -> FloatArray:
 
 def _closed(instance: ExpertPlacement, method: str) -> Bound:
     layers = LAYERS[method](instance)
+    if np.isinf(layers).any():
+        return Bound(math.inf, method, "closed_form")  # groups cannot fill the nodes: there is no plan
     # Shares may miss 1 by FEASIBILITY.
     tolerated = 1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)
     value = instance.weights.balance * math.fsum(layers.tolist()) / instance.layers * tolerated * (1 - ROUNDING)
@@ -188,7 +194,10 @@ def _closed(instance: ExpertPlacement, method: str) -> Bound:
 def _with_traffic(instance: ExpertPlacement, traffic: float) -> float:
     """The objective's bound from one of traffic and the closed forms of balance."""
     tolerated = 1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)
-    balance = math.fsum(balance_layers(instance).tolist()) / instance.layers * tolerated if instance.weights.balance > 0 else 0.0
+    layers = balance_layers(instance)
+    if np.isinf(layers).any():
+        return math.inf
+    balance = math.fsum(layers.tolist()) / instance.layers * tolerated
     return (instance.weights.balance * balance + instance.weights.traffic * traffic) * (1 - ROUNDING)
 
 

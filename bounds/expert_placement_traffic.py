@@ -112,7 +112,7 @@ def chain_within(transition: FloatArray, parts: int, prices: ChainPrices) -> flo
     inside = np.zeros((boundaries + 1, experts, experts))
     inside[:-1] += s[:, :experts, :experts]
     inside[1:] += s[:, experts:, experts:]
-    terms += [np.einsum("lee->", inside), 2 * (k - 1) * prices.layer.sum()]
+    terms += [np.ascontiguousarray(np.einsum("lee->le", inside)).sum(), 2 * (k - 1) * prices.layer.sum()]
     sizes = np.abs(s).sum() * 4 + 4 * k * (np.abs(prices.row).sum() + np.abs(prices.column).sum() + np.abs(prices.layer).sum())
     sizes += 2 * experts * (np.abs(prices.row).sum() + np.abs(prices.column).sum() + 2 * np.abs(prices.layer).sum()) + transition.sum()
     inside -= prices.layer[:, :, None] + prices.layer[:, None, :]

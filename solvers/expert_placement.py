@@ -66,6 +66,8 @@ def closed_forms(instance: ExpertPlacement, params: SolveParams, progress: Progr
 def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Outcome:
     """Plans at any size, with a gap for each layer where balance counts. Anytime; deterministic for a seed unless a limit cuts it off."""
     bounds = list(closed_forms(instance, params, progress))
+    if any(bound.value == math.inf for bound in bounds):
+        return Outcome(bounds=tuple(bounds), notes=("the nodes cannot be filled with whole groups",))
     if chain_fits(instance):
         return _chain(instance, params, progress, bounds)
     layers = Layers(instance, params.rng(), params.threads, lambda: progress.should_stop() is not None)
@@ -77,7 +79,7 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
     if np.isfinite(layers.value).all():
         progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
     if mixed_needed(instance):
-        search_mixed(instance, params, progress, _named(instance, layers.slot_expert()))
+        search_mixed(instance, params, progress, layers.slot_expert())
     else:
         for _ in layers.rounds():
             progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
@@ -94,7 +96,7 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
 
 def _named(instance: ExpertPlacement, slot_expert: IntArray) -> IntArray:
     """Devices renamed so that as little as possible moves, where names do not matter otherwise."""
-    return slot_expert if instance.weights.traffic > 0 else rename_devices(instance, slot_expert)
+    return slot_expert if instance.weights.traffic > 0 or slot_expert.min() < 0 else rename_devices(instance, slot_expert)
 
 
 def _chain(instance: ExpertPlacement, params: SolveParams, progress: Progress, bounds: list[Bound]) -> Outcome:

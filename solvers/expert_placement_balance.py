@@ -75,7 +75,9 @@ class Layers:
         from headroom.solvers.expert_placement_pack import even_out, pack, replicate
 
         instance = self.instance
-        load = self.load[:, layer].max(axis=0) if instance.robust == "worst" else self.load[:, layer].mean(axis=0)
+        some = self.load[:, layer].sum(axis=1) > 0
+        some = some if some.any() else ~some
+        load = self.load[:, layer].max(axis=0) if instance.robust == "worst" else self.load[some, layer].mean(axis=0)
         home = self.home[layer]
         blocks = [np.arange(instance.experts)] if home[0] < 0 else [np.flatnonzero(home == n) for n in range(instance.nodes)]
         width = instance.devices // len(blocks)
@@ -140,10 +142,17 @@ class Layers:
             return
         instance = self.instance
         best = self.slots[layer].copy()
+        # Scenarios without load count 1 whatever the placement, which their mean has to allow for.
+        some = self.load[:, layer].sum(axis=1) > 0
+        enough = float(self.floor[layer]) * (1 + ENOUGH)
+        if not some.any():
+            return
+        if instance.robust == "mean":
+            enough = (enough * instance.scenarios - float((~some).sum())) / float(some.sum())
         most = instance.devices if not instance.group_limited else instance.node_devices
         anneal(
-            np.ascontiguousarray(self.load[:, layer].T), self.slots[layer].copy(), self.home[layer], instance.node_devices,
-            min(most, instance.slots - instance.experts + 1), instance.robust == "mean", float(self.floor[layer]) * (1 + ENOUGH),
+            np.ascontiguousarray(self.load[some, layer].T), self.slots[layer].copy(), self.home[layer], instance.node_devices,
+            min(most, instance.slots - instance.experts + 1), instance.robust == "mean", enough,
             STEPS_A_SLOT * instance.slots, HOT, COLD, self.rngs[layer], best,
         )  # fmt: skip
         value = self._value(layer, best)

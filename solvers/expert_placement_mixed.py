@@ -139,8 +139,13 @@ class Mixed:
             home[self.slot_expert[layer]] = np.repeat(instance.node_of, instance.slots_per_device)
             most = min(most, instance.node_devices)
         best = slots.copy()
+        # Scenarios without load count 1 whatever the placement.
+        loaded = np.ascontiguousarray(self.load[self.load[:, layer].sum(axis=1) > 0, layer].T)
+        share = loaded.shape[1] / instance.scenarios if instance.robust == "mean" else 1.0
+        if not loaded.shape[1]:
+            loaded, share = np.zeros((instance.experts, 1)), 0.0
         gained = anneal_mixed(
-            np.ascontiguousarray(self.load[:, layer].T), self.balance, instance.robust == "mean", out, came, self.hop, new, self.traffic > 0,
+            loaded, self.balance * share, instance.robust == "mean", out, came, self.hop, new, self.traffic > 0,
             slots.copy(), home, instance.node_devices, most, STEPS_A_SLOT * instance.slots, self._hot, COLD, self.rngs[layer], best,
         )  # fmt: skip
         self.slot_expert[layer] = best.ravel()
@@ -181,6 +186,8 @@ def search_mixed(instance: ExpertPlacement, params: SolveParams, progress: Progr
     if instance.current_slot_expert is not None:
         starts.append(instance.current_slot_expert)
     usable = [start for start in starts if _usable(instance, start)]
+    if usable and usable[0] is balanced and instance.weights.traffic == 0:
+        usable[0] = rename_devices(instance, balanced)
     if not usable:
         return
     if instance.max_moves is not None:

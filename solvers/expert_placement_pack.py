@@ -28,8 +28,10 @@ def replicate(load: FloatArray, slots: int, most: int, count: IntArray) -> None:
     for _ in range(slots - n):
         best = -1
         for e in range(n):
-            if count[e] < most and (best < 0 or load[e] * count[best] > load[best] * count[e] or (load[e] == 0.0 and count[e] < count[best])):
-                best = e
+            if count[e] < most:
+                ahead = load[e] * count[best] - load[best] * count[e] if best >= 0 else 1.0
+                if ahead > 0.0 or (ahead == 0.0 and count[e] < count[best]):
+                    best = e
         count[best] += 1
 
 

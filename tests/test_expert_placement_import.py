@@ -512,7 +512,7 @@ def test_cli_reads_several_files(tmp_path: Path) -> None:
     assert (summary["scenarios"], summary["layers"], summary["experts"], summary["slots"], summary["has"]) == (2, 3, 4, 4, ["transition"])
     assert "note: transitions: the mean of the 2 files" in result.stderr
     text = headroom_import("expert-routing", one, two, "-o", tmp_path / "x.npz", *common).stdout.strip()
-    sizes = "2 scenarios x 3 layers x 4 experts, 4 slots a layer on 2 devices in 1 nodes; with transition"
+    sizes = "2 scenarios x 3 layers x 4 experts, 4 slots a layer on 2 devices in 1 node; with transition"
     assert text == f"{tmp_path / 'x.npz'}: expert_placement instance, {sizes}"
     assert ExpertPlacement.from_document(load_document(tmp_path / "x.npz")) == instance
 
