@@ -25,7 +25,10 @@ IntArray = npt.NDArray[np.int64]
 MOST_PARTITIONS = 7_000
 MOST_WORK = 2.5e9
 """Additions: a few seconds."""
-CHUNK = 1_000
+MOST_DEVICES = 10
+"""Blocks are assigned by way of all their sets."""
+CHUNK_ENTRIES = 2e7
+"""Flows between blocks held at a time."""
 
 
 def number_of_partitions(experts: int, devices: int) -> int:
@@ -37,7 +40,7 @@ def number_of_partitions(experts: int, devices: int) -> int:
 def applies(instance: ExpertPlacement) -> bool:
     """Whether there are no spare slots and few enough partitions."""
     experts, devices = instance.experts, instance.devices
-    if instance.transition is None or instance.layers < 2 or instance.slots != experts or devices == 1 or experts > 64:
+    if instance.transition is None or instance.layers < 2 or instance.slots != experts or not 1 < devices <= MOST_DEVICES or experts > 64:
         return False
     if number_of_partitions(experts, devices) > MOST_PARTITIONS:
         return False
@@ -113,11 +116,13 @@ def _step(p: FloatArray, all_partitions: IntArray, value: FloatArray) -> tuple[F
     """The recurrence at one boundary: (W of each next partition, where it came from)."""
     number = len(all_partitions)
     after, source = np.empty(number), np.empty(number, dtype=np.int64)
-    for begin in range(0, number, CHUNK):
-        part = all_partitions[begin : begin + CHUNK]
+    devices = all_partitions.shape[1]
+    chunk = max(int(CHUNK_ENTRIES / (number * (1 if devices == 2 else devices**2))), 1)
+    for begin in range(0, number, chunk):
+        part = all_partitions[begin : begin + chunk]
         trial = value[:, None] + (_kept_two(p, all_partitions, part) if all_partitions.shape[1] == 2 else _kept(p, all_partitions, part))
         best = np.argmax(trial, axis=0)
-        after[begin : begin + CHUNK], source[begin : begin + CHUNK] = trial[best, np.arange(len(part))], best
+        after[begin : begin + chunk], source[begin : begin + chunk] = trial[best, np.arange(len(part))], best
     return after, source
 
 

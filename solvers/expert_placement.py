@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 SMALL_MODEL, LARGEST_MODEL = 400, 20_000
 """Up to so many binaries HiGHS is asked to close what local search leaves open; beyond so many it does not even read the model in useful time."""
+WITHOUT_PRESOLVE = 2_000
 PARTITION_SPEED_PER_S = 1e8
 """Additions of the recurrence over partitions, cautiously: it cannot be stopped halfway."""
 CHAIN_SHARE = 0.45
@@ -157,6 +159,8 @@ def highs(instance: ExpertPlacement, params: SolveParams, progress: Progress) ->
         note = f"the model has about {size:,} variables, more than HiGHS can use ({LARGEST_MODEL:,})"
         return Outcome(plan=progress.plan, bounds=bounds, notes=(note,))
     form = standard_form(build_model(instance))
+    scale = float(np.abs(form.cost).max(initial=0.0)) or 1.0  # HiGHS' tolerances are absolute
+    form = replace(form, cost=form.cost / scale)
 
     def offer(x: FloatArray) -> None:
         slot_expert = np.zeros((instance.layers, instance.slots), dtype=np.int64)
@@ -169,13 +173,15 @@ def highs(instance: ExpertPlacement, params: SolveParams, progress: Progress) ->
         if (filled == instance.slots_per_device).all():
             progress.offer(plan_of(instance, slot_expert))
 
-    answer = solve_mip(form, params, progress, offer, None)
+    # Presolve of HiGHS 1.14 called feasible models of ours infeasible; small ones lose no time without it.
+    options = {"presolve": "off"} if size <= WITHOUT_PRESOLVE else None
+    answer = solve_mip(form, params, progress, offer, None, options, scale)
     if answer.x is not None:
         offer(answer.x)
     if answer.status == "infeasible" and progress.plan is None:
         bounds = (*bounds, Bound(math.inf, "highs", "solver"))
-    elif -math.inf < answer.bound <= progress.objective * (1 + 1e-6):
-        bounds = (*bounds, Bound(answer.bound, "highs", "solver"))
+    elif -math.inf < answer.bound * scale <= progress.objective * (1 + OPTIMALITY_GAP):
+        bounds = (*bounds, Bound(min(answer.bound * scale, progress.objective), "highs", "solver"))
     return Outcome(plan=progress.plan, bounds=bounds, stop=answer.stop, solver=answer.solver, details={"nodes": answer.nodes})
 
 

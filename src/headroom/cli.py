@@ -6,8 +6,12 @@ headroom; 130 and 143 interrupted. Modules of the command line import nothing he
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
+
+# Methods run their own threads; those of a linear algebra library beside them wait for each other, up to thirty times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from headroom.interrupts import leave, signals
 
