@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.protocol import header, median
 from headroom.bounds.gpu_selection import recheck
+from headroom.formulations.gpu_selection import EpochPlan
 from headroom.formulations.types import SolveParams
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.instances.gpu_selection_presets import make
@@ -49,7 +50,7 @@ def row(label: str, seed: int, instance: GpuSelection, limit_s: float, mip: bool
     """One line; the gap and the seconds."""
     result = run(instance, "decomposition", SolveParams(time_limit_s=limit_s))
     gap = checked(instance, result)
-    replicas = float(np.mean([sum(count.values()) for count in result.plan.count])) if result.plan is not None else 0.0  # type: ignore[attr-defined]
+    replicas = float(np.mean([sum(count.values()) for count in result.plan.count])) if isinstance(result.plan, EpochPlan) else 0.0
     best = max(result.bounds, key=lambda bound: bound.value)
     line = f"| {label} | {seed} | {replicas:.1f} | {result.objective:.2f} | {best.method} | {100 * gap:.4f} % | {result.runtime_s:.1f} |"
     if mip:

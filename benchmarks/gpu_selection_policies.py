@@ -120,11 +120,11 @@ def measured(instance: GpuSelection, method: str, limit_s: float) -> dict[str, R
         raise SystemExit(f"{method} gave no certified bound for {instance.name} within {limit_s:g} s; try a longer --limit or another --method")
     records = {"clairvoyant": Record(best.objective / bound, 0.0 if best.plan is not None else math.nan, seconds)}
     for name, title in OFFLINE.items():
-        found, seconds = timed(lambda name=name: run(instance, name))  # type: ignore[misc]
+        found, seconds = timed(partial(run, instance, name))
         none = found.plan is None
         records[title] = Record(math.nan if none else found.objective / bound, math.nan if none else 0.0, seconds)
     for name, policy in POLICIES.items():
-        replay, seconds = timed(lambda policy=policy: replay_policy(instance, policy))  # type: ignore[misc]
+        replay, seconds = timed(partial(replay_policy, instance, policy))
         records[name] = Record(replay.cost_usd / bound, replay.unserved_share, seconds)
     return records
 

@@ -16,6 +16,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,9 @@ TTFT_S, TPOT_S = (0.5, 1.0, 2.0, 4.0), (0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.2)
 COLUMNS = ("sweep", "values", "mixes", "warm solves", "warm nodes", "warm s", "cold solves", "cold nodes", "cold s", "cold / warm s")
 
 
-def row(name: str, run: Callable[[bool], Sweep]) -> float:
+def row(name: str, run: Callable[..., Sweep]) -> float:
     """Print both ways of one sweep; the ratio of their times."""
-    warm, cold = run(False), run(True)
+    warm, cold = run(cold=False), run(cold=True)
     for one in warm.points:
         for other in cold.points:
             if one.at == other.at and one.objective != other.objective and abs(one.objective - other.objective) > 2e-6 * abs(other.objective):
@@ -61,11 +62,7 @@ def presets(names: tuple[str, ...], seed: int) -> list[float]:
             sweep(instance, "rate", values=[1.0])
             for what, index, values in SWEEPS:
                 label = f"{name}, slices {slices or 'null'}: {what} {index}".rstrip()
-
-                def both(cold: bool, what: str = what, index: str = index, values: list[float] | None = values) -> Sweep:
-                    return sweep(instance, what, index, values, cold=cold)  # noqa: B023
-
-                ratios.append(row(label, both))
+                ratios.append(row(label, partial(sweep, instance, what, index, values)))
     return ratios
 
 
@@ -81,7 +78,7 @@ def main(arguments: list[str]) -> None:
         table, trace = chosen.slo
         sweep_slo(table, trace, TTFT_S[-1:], TPOT_S[-1:])
         for rate in (5.0, 50.0, 500.0):
-            row(f"TTFT x TPOT at {rate:g}/s", lambda cold, rate=rate: sweep_slo(table, trace, TTFT_S, TPOT_S, cold=cold, total_rate_per_s=rate))  # type: ignore[misc]
+            row(f"TTFT x TPOT at {rate:g}/s", partial(sweep_slo, table, trace, TTFT_S, TPOT_S, total_rate_per_s=rate))
         return
     ratios = presets(("melange-4gpu-6x6",) if chosen.short else ("melange-4gpu-6x6", "melange-4gpu-10x6"), chosen.seed)
     print(f"\ncold time over warm time, geometric mean of {len(ratios)} sweeps: {geometric_mean(ratios):.2f}")

@@ -16,6 +16,7 @@ What a replay measures is not the instance's objective, which is about `load`: t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ class Static:
         return self.deployment.start
 
 
-class Rebalancer:
+class Rebalancer(ABC):
     """Keeps a window of past loads; a policy says when to run EPLB on their sum.
 
     Under `max_moves`, which counts from the start's placement, layers take the new placement in order of what it gains on the window, as far as moves
@@ -167,8 +168,9 @@ class Rebalancer:
         self.step += 1
         return self.placement
 
+    @abstractmethod
     def _due(self, last_load: FloatArray) -> bool:
-        raise NotImplementedError
+        """Whether to rebalance now, the last step's loads being known."""
 
     def _rebalance(self) -> None:
         weight = np.sum(self._window, axis=0)

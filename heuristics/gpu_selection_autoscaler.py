@@ -15,6 +15,7 @@ the fleet that will serve at t + d; what serves at t was decided before, and may
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
@@ -33,7 +34,7 @@ TARGET_WITH_DELAY, MARGIN_WITH_DELAY = 0.7, 1.2
 SEASON_S = 86_400.0
 
 
-class Autoscaler:
+class Autoscaler(ABC):
     """Keeps count of what is rented and what still starts; a policy says which fleet it wants."""
 
     def __init__(self, market: EpochMarket) -> None:
@@ -59,9 +60,9 @@ class Autoscaler:
         """The policy's parameters, JSON-able."""
         return {}
 
+    @abstractmethod
     def _wanted(self, rate: FloatArray, standing: IntArray) -> IntArray:
         """The fleet that the policy wants; `standing` [G] is the fleet of the epoch before, within the limits."""
-        raise NotImplementedError
 
     def _opening(self, rate: FloatArray) -> IntArray:
         """The first fleet where it is free of starts and serves at once."""

@@ -32,6 +32,14 @@ GAIN = 0.01
 """What counts as a gain: so much of the gap."""
 
 
+def layer_balance(load: FloatArray, slots: IntArray, mean: bool) -> float:
+    """What slots [D][k] count for balance under loads [S][E] in units of the mean device, replicas sharing equally."""
+    count = np.maximum(np.bincount(slots.ravel(), minlength=load.shape[1]), 1)
+    carried = (load / count)[:, slots].sum(axis=2)
+    most = np.where(load.sum(axis=1) > 0, carried.max(axis=1), 1.0)
+    return float(most.mean() if mean else most.max())
+
+
 class Layers:
     """All layers' placements, the best of each so far: `slots` [L][D][k], `value` [L] what each layer counts for balance, `floor` [L]."""
 
@@ -98,11 +106,7 @@ class Layers:
         self.value[layer] = self._value(layer, slots)
 
     def _value(self, layer: int, slots: IntArray) -> float:
-        """What the placement [D][k] counts for balance, replicas sharing equally."""
-        count = np.maximum(np.bincount(slots.ravel(), minlength=self.instance.experts), 1)
-        carried = (self.load[:, layer] / count)[:, slots].sum(axis=2)
-        most = np.maximum(carried.max(axis=1), np.where(self.load[:, layer].sum(axis=1) > 0, 0.0, 1.0))
-        return float(most.max() if self.instance.robust == "worst" else most.mean())
+        return layer_balance(self.load[:, layer], slots, self.instance.robust == "mean")
 
     def start_from(self, slot_expert: IntArray) -> None:
         """Take another placement [L][R] where it is better; it must keep the rules."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from headroom.bounds.expert_placement import normalised_load
 from headroom.formulations.expert_placement import device_counts
 from headroom.instances.expert_placement import ExpertPlacement
+from headroom.solvers.expert_placement_balance import layer_balance
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -32,12 +33,8 @@ class Options:
         self._found: list[dict[int, tuple[float, IntArray]]] = [{} for _ in range(instance.layers)]
 
     def value(self, layer: int, slots: IntArray) -> float:
-        """What a layer's slots [R] count for balance, replicas sharing equally."""
-        instance = self.instance
-        count = np.maximum(np.bincount(slots, minlength=instance.experts), 1)
-        carried = (self.load[:, layer] / count)[:, slots.reshape(instance.devices, -1)].sum(axis=2)
-        most = np.where(self.load[:, layer].sum(axis=1) > 0, carried.max(axis=1), 1.0)
-        return float(most.max() if instance.robust == "worst" else most.mean())
+        """What a layer's slots [R] count for balance."""
+        return layer_balance(self.load[:, layer], slots.reshape(self.instance.devices, -1), self.instance.robust == "mean")
 
     def moves(self, layer: int, slots: IntArray) -> int:
         """Experts that devices hold and did not hold before."""

@@ -14,6 +14,7 @@ from headroom.formulations.expert_placement import ExpertPlan, boundary_traffic,
 from headroom.formulations.types import SolveParams
 from headroom.heuristics.expert_placement import plan_of
 from headroom.instances.expert_placement import ExpertPlacement
+from headroom.instances.expert_placement_presets import make
 from headroom.run import Result, run
 from headroom.solvers.expert_placement_anneal import anneal
 from headroom.solvers.expert_placement_chain import anneal_chain, costs, settle, total
@@ -333,3 +334,14 @@ def test_a_scenario_without_load_does_not_stop_the_search() -> None:
     three = ExpertPlacement(load=np.concatenate([load, np.zeros((1, 1, 24))]), **data)
     alone = solved(two, seed=1).objective
     assert solved(three, seed=1).objective == pytest.approx((2 * alone + 1) / 3, abs=1e-3)
+
+
+@pytest.mark.parametrize("preset", ["toy-moves", "toy-traffic", "toy-optimal-split", "toy-robust"])
+def test_layers_are_reported_as_the_plan_has_them(preset: str) -> None:
+    result = solved(make(preset, np.random.default_rng(0), {}), time_limit_s=5)
+    assert result.evaluation is not None
+    layers = result.details["layers"]
+    value, floor = np.array(layers["imbalance"]), np.array(layers["bound"])
+    assert value.mean() == pytest.approx(result.evaluation.parts["balance"])
+    assert (floor <= value * (1 + 1e-9)).all()
+    assert layers["worst_gap"] == pytest.approx(((value - floor) / value).max(), abs=1e-12)
