@@ -199,7 +199,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         full()
 
 
-
-
 if __name__ == "__main__":
     main()

@@ -92,16 +92,12 @@ def groups() -> dict[str, Group]:
     five = {"epoch_s": 300.0, "total_rate_per_s": 560}
     table = {
         "day-5min": Group("day, epochs of 5 minutes, 560 requests/s, starts at once", lambda s: generated("day-4gpu-6x6", s, **five)),
-        "day-5min-delay": Group(
-            "the same, starts take 5 minutes", lambda s: generated("day-4gpu-6x6", s, start_delay_epochs=1, **five)
-        ),
+        "day-5min-delay": Group("the same, starts take 5 minutes", lambda s: generated("day-4gpu-6x6", s, start_delay_epochs=1, **five)),
         "day-small": Group(
             "day, epochs of 5 minutes, 64 requests/s: few replicas", lambda s: generated("day-4gpu-6x6", s, epoch_s=300.0, total_rate_per_s=64)
         ),
         "week": Group("week by the hour, 560 requests/s, starts at once", lambda s: generated("week-4gpu-6x6", s, total_rate_per_s=560)),
-        "week-delay": Group(
-            "the same, starts take an hour", lambda s: generated("week-4gpu-6x6", s, total_rate_per_s=560, start_delay_epochs=1)
-        ),
+        "week-delay": Group("the same, starts take an hour", lambda s: generated("week-4gpu-6x6", s, total_rate_per_s=560, start_delay_epochs=1)),
     }
     if "HEADROOM_DATA" in os.environ:
         table |= {

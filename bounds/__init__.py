@@ -5,6 +5,4 @@ alone, exactly or rounding against us; it never calls a solver.
 """
 
 if __name__ != "headroom.bounds":
-    raise ImportError(
-        f"this folder is the package headroom.bounds, not {__name__!r}: install the project (make demo) and import headroom.bounds"
-    )
+    raise ImportError(f"this folder is the package headroom.bounds, not {__name__!r}: install the project (make demo) and import headroom.bounds")

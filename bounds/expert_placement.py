@@ -3,21 +3,24 @@ r"""Bounds of the expert-placement family and the recheck of their certificates.
 | method    | what                                                                             | proof       |
 |-----------|----------------------------------------------------------------------------------|-------------|
 | `mean`    | no device is below the mean: every layer's imbalance is at least 1               | closed form |
-| `replica` | a replica cannot be divided: least z with sum_e ceil(w_e / z) <= R, c_e <= D      | closed form |
+| `replica` | replicas are whole: least z with sum_e max(min_holders, ceil(w_e / z)) <= R, c_e <= D | closed form |
 | `group`   | groups stay whole on nodes: the best assignment of groups to nodes                | closed form |
 | `partitions` | traffic, exactly, over all splits of few experts (`_partitions`)              | closed form |
 | `b_matching` | traffic: who meets whom, boundary by boundary (`_traffic`)                    | certificate: matching duals |
 | `chain_sdp`  | traffic: who shares a device with whom, all layers together (`_traffic`)      | certificate: semidefinite multipliers |
+| `chain_sets` | traffic: which sets a device holds, all layers together (`_sets`)             | certificate: prices of experts |
 
-The last three add the best closed form for balance. The others hold for any `split`: with shares the plan may choose, c replicas of e still carry
+The last four add the best closed form for balance. The others hold for any `split`: with shares the plan may choose, c replicas of e still carry
 w_e together, so one carries at least w_e / c. With several scenarios and `robust` "worst" an expert counts with its largest load relative to its
 scenario's mean device, since one placement serves all; with "mean" each scenario is bounded alone. Parts of the objective that a bound says nothing
-of count 0. `replica` and `group` include `mean`; without spare slots `replica` also gives the hottest expert the k - 1 lightest as companions.
+of count 0. `replica` and `group` include `mean`; where `min_holders` take all slots `replica` also gives the hottest expert the k - 1 lightest as
+companions. The others leave `min_holders` out, a relaxation, but for the room that it takes: fewer replicas of one expert, fewer groups in a node.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,9 +30,12 @@ from headroom.bounds.certificates import CertificateError
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
 from headroom.bounds.expert_placement_partitions import partition_traffic, traffic_of_kept
 from headroom.bounds.expert_placement_search import chain_prices, matching_prices, worth_asking
+from headroom.bounds.expert_placement_sets import sets_apply
+from headroom.bounds.expert_placement_sets_close import certified_sets
+from headroom.bounds.expert_placement_sets_search import set_prices
 from headroom.bounds.expert_placement_traffic import ChainPrices, certified_traffic, chain_applies, levels
 from headroom.formulations.progress import Progress
-from headroom.formulations.tolerances import FEASIBILITY
+from headroom.formulations.tolerances import FEASIBILITY, OPTIMALITY_GAP
 from headroom.formulations.types import Bound, SolveParams
 from headroom.instances.expert_placement import ExpertPlacement
 
@@ -66,9 +72,11 @@ def replica_layers(instance: ExpertPlacement) -> FloatArray:
     """
     # A scenario without load counts 1, so each is put at 1 before their mean is taken.
     found = np.maximum(np.stack([_least_replica(view, instance) for view in _views(instance)]), 1.0).mean(axis=0)
-    if instance.slots == instance.experts:
-        # Every expert stands once, so the hottest has k - 1 companions, at best the lightest.
-        ordered = np.sort(normalised_load(instance), axis=2)
+    holders = instance.min_holders
+    if instance.slots == holders * instance.experts and (holders == 1 or instance.split == "equal"):
+        # Every expert stands exactly once on each of its holders and each replica carries w_e / holders (shares that the plan chooses could leave one
+        # idle, unless it is the only one). So the hottest has k - 1 different companions, at best the lightest.
+        ordered = np.sort(normalised_load(instance), axis=2) / holders
         company = (ordered[:, :, -1] + ordered[:, :, : instance.slots_per_device - 1].sum(axis=2)) * (1 - ROUNDING)
         found = np.maximum(found, company.max(axis=0) if instance.robust == "worst" else np.maximum(company, 1.0).mean(axis=0))
     layers: FloatArray = np.maximum(found, 1.0)
@@ -82,19 +90,19 @@ def _least_replica(load: FloatArray, instance: ExpertPlacement) -> FloatArray:
     slots = instance.slots
     low = load.max(axis=1) / most
     high = np.maximum(load.max(axis=1), low)
-    fits_low = _replicas_needed(load, low) <= slots
+    fits_low = _replicas_needed(load, low, instance.min_holders) <= slots
     for _ in range(60):
         middle = 0.5 * (low + high)
-        fits = _replicas_needed(load, middle) <= slots
+        fits = _replicas_needed(load, middle, instance.min_holders) <= slots
         high, low = np.where(fits, middle, high), np.where(fits | fits_low, low, middle)
     least: FloatArray = low * (1 - ROUNDING)
     return least
 
 
-def _replicas_needed(load: FloatArray, at: FloatArray) -> IntArray:
-    """sum_e max(1, ceil(w_e / z)) for each layer [L]."""
+def _replicas_needed(load: FloatArray, at: FloatArray, least: int) -> IntArray:
+    """sum_e max(least, ceil(w_e / z)) for each layer [L]: every expert needs a slot on each of `min_holders` devices."""
     ratio = np.divide(load, at[:, None], out=np.zeros_like(load), where=at[:, None] > 0)
-    needed: IntArray = np.maximum(np.ceil(ratio * (1 - ROUNDING)), 1.0).sum(axis=1).astype(np.int64)
+    needed: IntArray = np.maximum(np.ceil(ratio * (1 - ROUNDING)), float(least)).sum(axis=1).astype(np.int64)
     return needed
 
 
@@ -119,7 +127,7 @@ def assign_groups(load: FloatArray, instance: ExpertPlacement) -> tuple[FloatArr
     """
     layers, groups = load.shape[1], load.shape[2]
     nodes = instance.nodes
-    room = instance.node_devices * instance.slots_per_device // (instance.experts // groups)
+    room = instance.node_devices * instance.slots_per_device // (instance.experts // groups * instance.min_holders)
     if groups > MOST_GROUPS:
         return np.maximum(load.max(axis=(0, 2)), (load.sum(axis=2) / nodes).max(axis=0)), _fill_nodes(load.max(axis=0), nodes, room)
     sets = 1 << groups
@@ -256,6 +264,46 @@ def _chain_bound(instance: ExpertPlacement, data: list[dict[str, FloatArray]]) -
     return Bound(_with_traffic(instance, certified_traffic(instance, certificate)), "chain_sdp", "certificate", certificate)
 
 
+def chain_sets(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
+    """Chains of the sets that a device can hold; without effect (-inf) where there are spare slots or too many sets. O(B C(E, k)^2) a step."""
+    return search_sets(instance, params, progress, lambda price, within: None)
+
+
+def search_sets(instance: ExpertPlacement, params: SolveParams, progress: Progress, better: Callable[[FloatArray, float], float | None]) -> Bound:
+    """`chain_sets`, which tells `better` of better prices [L][E] of the devices and their W while there is one level. It may answer with the
+    flow that a plan at hand keeps: then an enumeration of what the prices leave above that is tried for the bound."""
+    transition = instance.transition
+    if transition is None or not sets_apply(instance):
+        return Bound(-math.inf, "chain_sets", "certificate", {"kind": "chain_sets", "levels": []})
+    wanted = levels(instance)
+    done: list[dict[str, Any]] = []
+    best = Bound(-math.inf, "chain_sets", "certificate", {"kind": "chain_sets", "levels": []})
+
+    def keep(data: list[dict[str, Any]]) -> None:
+        nonlocal best
+        certificate = {"kind": "chain_sets", "levels": data}
+        bound = Bound(_with_traffic(instance, certified_sets(instance, certificate)), "chain_sets", "certificate", certificate)
+        if bound.value > best.value:
+            best = bound
+            progress.keep(bound)
+
+    def stop() -> bool:
+        return progress.should_stop() is not None or progress.gap <= OPTIMALITY_GAP
+
+    for level in wanted:
+        waiting = [{"price": np.zeros((instance.layers, instance.experts))}] * (len(wanted) - len(done) - 1)
+
+        def report(price: FloatArray, within: float, waiting: list[dict[str, FloatArray]] = waiting) -> None:
+            keep([*done, {"price": price}, *waiting])
+            kept = better(price, within) if len(wanted) == 1 and not stop() else None
+            if kept is not None and not stop():
+                keep([{"price": price, "kept": kept}])
+
+        done.append({"price": set_prices(transition, level.parts, params.threads, stop, report)})
+        keep([*done, *waiting])
+    return best
+
+
 def mean(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
     """The busiest device is never below the mean. O(L)."""
     return _closed(instance, "mean")
@@ -284,9 +332,14 @@ def recheck(instance: ExpertPlacement, bound: Bound) -> float:
     certificate: Any = bound.certificate
     if bound.proof != "certificate" or certificate is None:
         raise CertificateError(f"bound {bound.method!r} carries no certificate")
-    if certificate.get("kind") == "chain_sdp" and not certificate.get("levels"):
+    if certificate.get("kind") in ("chain_sdp", "chain_sets") and not certificate.get("levels"):
         return -math.inf
+    if certificate.get("kind") == "chain_sets":
+        return _with_traffic(instance, certified_sets(instance, certificate))
     return _with_traffic(instance, certified_traffic(instance, certificate))
 
 
-__all__ = ["assign_groups", "b_matching", "balance_layers", "chain_sdp", "group", "mean", "normalised_load", "partitions", "recheck", "replica"]
+__all__ = [
+    "assign_groups", "b_matching", "balance_layers", "chain_sdp", "chain_sets", "group", "mean", "normalised_load", "partitions", "recheck",
+    "replica", "search_sets",
+]  # fmt: skip

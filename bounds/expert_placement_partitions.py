@@ -99,28 +99,32 @@ def traffic_of_kept(instance: ExpertPlacement, kept: float) -> float:
 def best_chain(instance: ExpertPlacement) -> tuple[float, IntArray]:
     """(flow kept on devices, the partition of each layer [L][D][k])."""
     assert instance.transition is not None
-    all_partitions = partitions(instance.experts, instance.devices)
-    value = np.zeros(len(all_partitions))
+    every = partitions(instance.experts, instance.devices)
+    return best_chain_among(instance.transition, [every] * instance.layers)
+
+
+def best_chain_among(transition: FloatArray, choices: list[IntArray]) -> tuple[float, IntArray]:
+    """As `best_chain` where layer l chooses from the partitions choices[l] [N_l][D][k]. O(B N^2 2^D D)."""
+    value = np.zeros(len(choices[0]))
     came_from = []
-    for p in instance.transition:
-        after, source = _step(p, all_partitions, value)
+    for b, p in enumerate(transition):
+        value, source = _step(p, choices[b], choices[b + 1], value)
         came_from.append(source)
-        value = after
     at = [int(np.argmax(value))]
     for source in reversed(came_from):
         at.append(int(source[at[-1]]))
-    return float(value.max()), all_partitions[at[::-1]]
+    return float(value.max()), np.array([choice[a] for choice, a in zip(choices, reversed(at), strict=True)])
 
 
-def _step(p: FloatArray, all_partitions: IntArray, value: FloatArray) -> tuple[FloatArray, IntArray]:
+def _step(p: FloatArray, now: IntArray, following: IntArray, value: FloatArray) -> tuple[FloatArray, IntArray]:
     """The recurrence at one boundary: (W of each next partition, where it came from)."""
-    number = len(all_partitions)
+    number = len(following)
     after, source = np.empty(number), np.empty(number, dtype=np.int64)
-    devices = all_partitions.shape[1]
-    chunk = max(int(CHUNK_ENTRIES / (number * (1 if devices == 2 else devices**2))), 1)
+    devices = now.shape[1]
+    chunk = max(int(CHUNK_ENTRIES / (len(now) * (1 if devices == 2 else devices**2))), 1)
     for begin in range(0, number, chunk):
-        part = all_partitions[begin : begin + chunk]
-        trial = value[:, None] + (_kept_two(p, all_partitions, part) if all_partitions.shape[1] == 2 else _kept(p, all_partitions, part))
+        part = following[begin : begin + chunk]
+        trial = value[:, None] + (_kept_two(p, now, part) if devices == 2 else _kept(p, now, part))
         best = np.argmax(trial, axis=0)
         after[begin : begin + chunk], source[begin : begin + chunk] = trial[best, np.arange(len(part))], best
     return after, source

@@ -121,7 +121,7 @@ def chain_within(transition: FloatArray, parts: int, prices: ChainPrices) -> flo
     return math.fsum(float(term) for term in terms) + ROUNDING * float(sizes)
 
 
-def _each_level(instance: ExpertPlacement, certificate: Mapping[str, Any]) -> Iterator[tuple[Level, Mapping[str, Any]]]:
+def each_level(instance: ExpertPlacement, certificate: Mapping[str, Any]) -> Iterator[tuple[Level, Mapping[str, Any]]]:
     wanted = levels(instance)
     given = certificate.get("levels")
     if not isinstance(given, (list, tuple)) or len(given) != len(wanted) or not all(isinstance(item, Mapping) for item in given):
@@ -138,7 +138,7 @@ def certified_traffic(instance: ExpertPlacement, certificate: Mapping[str, Any])
         raise CertificateError(f"certificate.kind must be 'b_matching' or 'chain_sdp', got {kind!r}")
     boundaries, experts = instance.layers - 1, instance.experts
     within = []
-    for level, data in _each_level(instance, certificate):
+    for level, data in each_level(instance, certificate):
         row, column = floats(data, "row", (boundaries, experts)), floats(data, "column", (boundaries, experts))
         if kind == "b_matching":
             if (row < 0).any() or (column < 0).any():

@@ -121,9 +121,7 @@ def pattern_data(instance: GpuSelection) -> PatternData:
     size = np.where(can, size, 0.0)
     most = np.floor(capacity / np.where(can, size, 1.0) * (1 + 1e-12))
     copies = np.where(can, np.minimum(most, slices), 0.0)
-    return PatternData(
-        instance, items, size, can, copies, slices, instance.price_usd_per_h, capacity, instance.pool_gpus, instance.pool_limit
-    )
+    return PatternData(instance, items, size, can, copies, slices, instance.price_usd_per_h, capacity, instance.pool_gpus, instance.pool_limit)
 
 
 def root_pattern_box(data: PatternData) -> PatternBox:

@@ -166,9 +166,7 @@ class Serving:
         cover, room = rate / self._best / scale, limit / scale
         lower = self._lower if lower is None else lower / scale
         upper = self._upper if upper is None else upper / scale
-        answer = self._program.solve(
-            lower, upper, np.concatenate([cover, np.full(len(limit), -math.inf)]), np.concatenate([cover, room])
-        )
+        answer = self._program.solve(lower, upper, np.concatenate([cover, np.full(len(limit), -math.inf)]), np.concatenate([cover, room]))
         if answer.status == "infeasible":
             return None
         if answer.x is None or answer.row_dual is None:

@@ -19,9 +19,7 @@ MARGIN: Final = 1e-12
 """Relative, on the capacity: far more than adding up sizes loses."""
 
 
-def knapsack_bound(
-    value: FloatArray, size: FloatArray, copies: FloatArray, capacity: float, target: float, most_states: int = MOST_STATES
-) -> float:
+def knapsack_bound(value: FloatArray, size: FloatArray, copies: FloatArray, capacity: float, target: float, most_states: int = MOST_STATES) -> float:
     """A number >= max {sum v z : sum a z <= capacity, 0 <= z <= copies integer}, at most slightly above max(target, that maximum).
 
     When more than `most_states` partial selections are left, those with the least hope are given up and their linear bound counts: weaker, and

@@ -23,6 +23,7 @@ Variables
     traffic   mean over b of sum_ef p_bef sum_d (x_bed / c_be) min over d' that hold f in layer b + 1 of h_dd'
     moves     sum_l sum_d |{e: x_led >= 1} \ cur_ld| / (L R)
     held      c_le >= 1                                        for every l, e
+    holders   |{d: x_led >= 1}| >= min_holders                 for every l, e; with 2 no device holds an expert that nobody else holds
     slots     sum_e x_led = k                                  for every l, d
     distinct  x_led <= 1                                       when `distinct`
     split     sum_d a_sled = 1,  a_sled = 0 unless x_led >= 1
@@ -185,6 +186,10 @@ def _violations(instance: ExpertPlacement, plan: ExpertPlan, moved: int) -> list
     counts = device_counts(instance, plan.slot_expert)
     c = counts.sum(axis=2)
     found = _named("held", [(f"layer {layer}, expert {e}", 1.0, 1.0) for layer, e in np.argwhere(c == 0)])
+    if instance.min_holders > 1:
+        few = instance.min_holders - (counts > 0).sum(axis=2)
+        named = [(f"layer {layer}, expert {e}", float(few[layer, e]), float(instance.min_holders)) for layer, e in np.argwhere(few > 0)]
+        found += _named("holders", named)
     if instance.distinct:
         twice = np.argwhere(counts > 1)
         found += _named("distinct", [(f"layer {layer}, expert {e}, device {d}", float(counts[layer, e, d] - 1), 1.0) for layer, e, d in twice])

@@ -27,6 +27,9 @@ def build_model(instance: ExpertPlacement) -> pyo.ConcreteModel:
     m.x = pyo.Var(m.L, m.E, m.D, domain=pyo.NonNegativeIntegers, bounds=(0, 1 if instance.distinct else min(k, most)))
     m.held = pyo.Constraint(m.L, m.E, rule=lambda m, l, e: sum(m.x[l, e, d] for d in m.D) >= 1)
     m.slots = pyo.Constraint(m.L, m.D, rule=lambda m, l, d: sum(m.x[l, e, d] for e in m.E) == k)
+    if instance.min_holders > 1:
+        _holds(m, instance)
+        m.holders = pyo.Constraint(m.L, m.E, rule=lambda m, l, e: sum(m.holds[l, e, d] for d in m.D) >= instance.min_holders)
     parts = [instance.weights.balance * _balance(m, instance)]
     if instance.weights.traffic > 0 and instance.layers > 1:
         parts.append(instance.weights.traffic * _traffic(m, instance))

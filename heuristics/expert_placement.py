@@ -13,7 +13,9 @@
 
 Each fills every slot. A method that does not know a rule of the instance (groups, moves) and breaks it returns an outcome without a plan, whose
 note names the rule. Helpers: `plan_of`, `settled`, `best_share` in `expert_placement_split`; `replicate`, `pack`, `make_distinct`,
-`groups_on_nodes` in `expert_placement_packing`. Where the split is "optimal" every plan carries the best shares for its slots.
+`groups_on_nodes` in `expert_placement_packing`; `repaired` in `expert_placement_repair`. Where the split is "optimal" every plan carries the best
+shares for its slots. Where `min_holders` is above 1, methods that count copies start every expert with that many, on different devices; `linear` and
+`round_robin` need no change: going through the experts over and over they come to each often enough, and to another device each time.
 """
 
 from __future__ import annotations
@@ -30,12 +32,14 @@ from headroom.heuristics.expert_placement_eplb import eplb, eplb_hierarchical
 from headroom.heuristics.expert_placement_packing import (
     groups_in_order,
     groups_on_nodes,
+    kept_apart,
     load_weight,
     longest_first,
     make_distinct,
     most_copies,
     replicate,
 )
+from headroom.heuristics.expert_placement_repair import repaired
 from headroom.heuristics.expert_placement_split import best_share, broken, plan_of, settled
 from headroom.instances.expert_placement import ExpertPlacement
 
@@ -75,17 +79,23 @@ def random_placement(instance: ExpertPlacement, rng: np.random.Generator) -> Exp
     Doubles that `distinct` forbids are exchanged away, so placements are not equally likely then.
     """
     found = np.empty((instance.layers, instance.slots), np.int64)
-    most = most_copies(instance)
+    holders, apart = instance.min_holders, np.zeros(instance.layers, bool)
     for l in range(instance.layers):
         parts = _parts(instance, rng.random(instance.experts))
         if parts is None:
             return _no_parts(instance, "random_placement")
+        apart[l] = kept_apart(instance.distinct, holders, instance.slots_per_device, min(len(experts) for experts, _ in parts))
+        most = most_copies(instance, bool(apart[l]))
         for experts, part in parts:
-            spare = (part.stop - part.start) - len(experts)
-            more = rng.permutation(np.repeat(experts, most - 1))[:spare] if instance.distinct else rng.choice(experts, spare)
-            found[l, part] = rng.permutation(np.concatenate([experts, more]))
-    if instance.distinct:
-        make_distinct(found, rng.random((instance.layers, instance.experts)), instance.slots_per_device, most)
+            spare = (part.stop - part.start) - holders * len(experts)
+            more = rng.permutation(np.repeat(experts, most - holders))[:spare] if apart[l] else rng.choice(experts, spare)
+            found[l, part] = rng.permutation(np.concatenate([np.repeat(experts, holders), more]))
+    if apart.any():
+        each, rows = rng.random((instance.layers, instance.experts)), found[apart]
+        make_distinct(rows, each[apart], instance.slots_per_device, most_copies(instance, True))
+        found[apart] = rows
+    if holders > 1:
+        found = repaired(instance, found)  # what is left where devices have more slots than there are experts
     return settled(instance, found, "random_placement knows no moves")
 
 
@@ -101,7 +111,7 @@ def lpt(instance: ExpertPlacement, rng: np.random.Generator) -> ExpertPlan | Out
     if instance.robust == "mean":
         share = share.mean(axis=0, keepdims=True)
     found = np.empty((instance.layers, instance.slots), np.int64)
-    most = most_copies(instance)
+    k, holders = instance.slots_per_device, instance.min_holders
     for l in range(instance.layers):
         weight = share[:, l].max(axis=0)
         parts = _parts(instance, weight)
@@ -109,9 +119,12 @@ def lpt(instance: ExpertPlacement, rng: np.random.Generator) -> ExpertPlan | Out
             return _no_parts(instance, "lpt")
         for experts, part in parts:
             slots = part.stop - part.start
-            count = replicate(weight[None, experts], slots, most)[1][0]
+            apart = kept_apart(instance.distinct, holders, k, len(experts))
+            count = replicate(weight[None, experts], slots, most_copies(instance, apart), holders)[1][0]
             each = share[:, l, experts] / count
-            found[l, part] = experts[longest_first(each, count, slots // instance.slots_per_device, instance.slots_per_device, instance.distinct)]
+            found[l, part] = experts[longest_first(each, count, slots // k, k, apart, holders)]
+    if holders > 1:
+        found = repaired(instance, found)
     return settled(instance, found, "lpt knows no moves")
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from headroom.formulations.expert_placement import ExpertPlan, boundary_traffic, device_counts, moves, nearest, replicas
 from headroom.formulations.types import Outcome
 from headroom.heuristics.expert_placement import grouped_linear_slots
-from headroom.heuristics.expert_placement_packing import load_weight, make_distinct, most_copies
+from headroom.heuristics.expert_placement_packing import kept_apart, load_weight, make_distinct, most_copies
 from headroom.heuristics.expert_placement_split import broken, settled
 from headroom.instances.expert_placement import ExpertPlacement
 
@@ -76,6 +76,7 @@ class _Search:
     def __init__(self, instance: ExpertPlacement, rng: np.random.Generator) -> None:
         self.instance, self.rng = instance, rng
         self.weight = load_weight(instance)
+        self.apart = kept_apart(instance.distinct, instance.min_holders, instance.slots_per_device, instance.experts)
         self.scope = instance.node_devices if instance.group_limited else instance.devices
         # Products of matrices are a tenth as costly as the steps of the search.
         one_pass = instance.layers * (instance.slots**2 + instance.slots * instance.devices + instance.experts**2 * instance.devices / 10)
@@ -88,9 +89,9 @@ class _Search:
         """The experts of each layer in random order, within their node where groups are limited to one."""
         blocks = slots.reshape(self.instance.layers, -1, self.scope * self.instance.slots_per_device)
         found = self.rng.permuted(blocks, axis=2).reshape(slots.shape)
-        if self.instance.distinct:
-            make_distinct(found, self.weight, self.instance.slots_per_device, most_copies(self.instance))
-        return found
+        if self.apart:
+            make_distinct(found, self.weight, self.instance.slots_per_device, most_copies(self.instance, True))
+        return found if self.apart or self.instance.min_holders == 1 else slots.copy()
 
     def descend(self, slots: IntArray) -> None:
         """Sweep over the layers, forth and back, until nothing improves or passes run out."""
@@ -127,7 +128,7 @@ class _Search:
             instance.slots_per_device,
             instance.node_devices,
             self.scope,
-            instance.distinct,
+            instance.distinct or instance.min_holders > 1,  # exchanges that make no double take no holder away
             instance.hop_cost.same_node,
             instance.hop_cost.other_node,
             ROUNDING * hop,

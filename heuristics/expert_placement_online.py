@@ -30,6 +30,7 @@ from headroom.formulations.expert_placement import ExpertPlan, boundary_traffic,
 from headroom.formulations.types import Outcome
 from headroom.heuristics.expert_placement import grouped_linear_slots
 from headroom.heuristics.expert_placement_eplb import no_hierarchy, rebalance
+from headroom.heuristics.expert_placement_packing import kept_apart
 from headroom.heuristics.expert_placement_split import even_out, plan_of, settled
 from headroom.instances.expert_placement import ExpertPlacement
 
@@ -55,6 +56,7 @@ class Deployment:
     distinct: bool
     best_split: bool
     max_moves: int | None
+    min_holders: int = 1
 
     @property
     def slots_per_device(self) -> int:
@@ -64,9 +66,10 @@ class Deployment:
         """EPLB's placement [L][R] for weight [L][E]: hierarchical where groups are limited to a node, else global; None where it does not apply."""
         grouped = self.group_limited and self.nodes > 1
         groups, nodes = (self.groups, self.nodes) if grouped else (1, 1)
-        if no_hierarchy(self.experts, groups, nodes, self.slots_per_device, self.distinct) is not None:
+        if no_hierarchy(self.experts, groups, nodes, self.devices, self.slots_per_device, self.distinct, self.min_holders) is not None:
             return None
-        return rebalance(weight, self.start.shape[1], groups, nodes, self.devices, self.distinct)
+        apart = kept_apart(self.distinct, self.min_holders, self.slots_per_device, self.experts // nodes)
+        return rebalance(weight, self.start.shape[1], groups, nodes, self.devices, apart, self.min_holders)
 
     def imbalance(self, slot_expert: IntArray, load: FloatArray) -> FloatArray:
         """Busiest device over mean device [L] for load [L][E]; 1 for a layer without load."""
@@ -107,6 +110,7 @@ def deployment_of(instance: ExpertPlacement) -> Deployment | None:
         distinct=instance.distinct,
         best_split=instance.split == "optimal",
         max_moves=instance.max_moves,
+        min_holders=instance.min_holders,
     )
 
 

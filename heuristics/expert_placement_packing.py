@@ -27,9 +27,15 @@ def load_weight(instance: ExpertPlacement) -> FloatArray:
     return mean
 
 
-def most_copies(instance: ExpertPlacement) -> int:
-    """Copies of an expert that devices can hold without holding it twice: all devices, or those of the node that its group is limited to."""
-    if not instance.distinct:
+def kept_apart(distinct: bool, holders: int, slots_per_device: int, experts: int) -> bool:
+    """Whether a baseline puts an expert's copies on different devices, `experts` sharing the devices: where `distinct` asks for it, and, as the plain
+    way to keep `min_holders` above 1, where there are enough experts to fill a device."""
+    return distinct or (holders > 1 and slots_per_device <= experts)
+
+
+def most_copies(instance: ExpertPlacement, apart: bool) -> int:
+    """Copies of an expert that there may be. `apart`: that devices can hold without holding it twice, all devices or those of its group's node."""
+    if not apart:
         return instance.slots
     return instance.node_devices if instance.group_limited else instance.devices
 
@@ -41,25 +47,26 @@ def _compiled() -> dict[str, Any]:
     return {function.__name__: compiled(function) for function in (_replicate, _pack, _longest_first, _make_distinct)}
 
 
-def replicate(weight: FloatArray, slots: int, most: int) -> tuple[IntArray, IntArray]:
-    """Slots for experts, row by row of weight [N][E]: one each, then one at a time for the largest weight a copy, at most `most` copies each.
+def replicate(weight: FloatArray, slots: int, most: int, holders: int = 1) -> tuple[IntArray, IntArray]:
+    """Slots for experts, row by row of weight [N][E]: `holders` each, then one at a time for the largest weight a copy, at most `most` copies each.
 
     Returns the expert of each copy [N][slots] (first copies in order, then the others as they were made) and the copies [N][E]. This minimises
     the largest weight a copy. O(N (slots - E) E).
     """
-    copy_of, count = np.empty((len(weight), slots), np.int64), np.ones(weight.shape, np.int64)
-    _compiled()["_replicate"](np.ascontiguousarray(weight), most, copy_of, count)
+    copy_of, count = np.empty((len(weight), slots), np.int64), np.full(weight.shape, holders, np.int64)
+    _compiled()["_replicate"](np.ascontiguousarray(weight), most, holders, copy_of, count)
     return copy_of, count
 
 
-def _replicate(weight: FloatArray, most: int, copy_of: IntArray, count: IntArray) -> None:
+def _replicate(weight: FloatArray, most: int, holders: int, copy_of: IntArray, count: IntArray) -> None:
     rows, experts = weight.shape
     each = np.empty(experts)
     for n in range(rows):
         for e in range(experts):
-            copy_of[n, e] = e
-            each[e] = weight[n, e] if most > 1 else -1.0
-        for copy in range(experts, copy_of.shape[1]):
+            for copy in range(holders):
+                copy_of[n, copy * experts + e] = e
+            each[e] = weight[n, e] / holders if most > holders else -1.0
+        for copy in range(experts * holders, copy_of.shape[1]):
             best = 0
             for e in range(experts):
                 if each[e] > each[best]:
@@ -119,27 +126,27 @@ def _pack(weight: FloatArray, order: IntArray, packs: int, into: IntArray, place
             heap[hole] = p
 
 
-def longest_first(each: FloatArray, count: IntArray, devices: int, slots_per_device: int, distinct: bool) -> IntArray:
+def longest_first(each: FloatArray, count: IntArray, devices: int, slots_per_device: int, distinct: bool, holders: int = 1) -> IntArray:
     """Slots [devices x slots_per_device] of one layer: copies by falling load, each where the busiest scenario of the device stays lowest.
 
     each [S][E]: load of one copy by scenario; count [E]: copies. Longest processing time first (Graham, doi 10.1137/0117039) on devices with room;
-    when `distinct`, on one that does not hold the expert, as long as there is one. O(S E log E + S R D).
+    when `distinct`, and for the first `holders` copies, on one that does not hold the expert, as long as there is one. O(S E log E + S R D).
     """
     slots = np.full(devices * slots_per_device, -1, np.int64)
     order = np.argsort(-each.max(axis=0), kind="stable")
-    _compiled()["_longest_first"](np.ascontiguousarray(each), count, order, slots_per_device, distinct, slots)
+    _compiled()["_longest_first"](np.ascontiguousarray(each), count, order, slots_per_device, distinct, holders, slots)
     if distinct:
         make_distinct(slots[None], each.max(axis=0)[None], slots_per_device, devices)
     return slots
 
 
-def _longest_first(each: FloatArray, count: IntArray, order: IntArray, k: int, distinct: bool, slots: IntArray) -> None:
+def _longest_first(each: FloatArray, count: IntArray, order: IntArray, k: int, distinct: bool, holders: int, slots: IntArray) -> None:
     scenarios, devices = len(each), len(slots) // k
     carried, filled, holds = np.zeros((scenarios, devices)), np.zeros(devices, np.int64), np.empty(devices, np.bool_)
     for position in range(len(order)):
         e = order[position]
         holds[:] = False
-        for _ in range(count[e]):
+        for copy in range(count[e]):
             best, least, free = -1, np.inf, False
             for d in range(devices):
                 if filled[d] == k:
@@ -147,7 +154,7 @@ def _longest_first(each: FloatArray, count: IntArray, order: IntArray, k: int, d
                 peak = 0.0
                 for s in range(scenarios):
                     peak = max(peak, carried[s, d] + each[s, e])
-                new = not (distinct and holds[d])
+                new = not ((distinct or copy < holders) and holds[d])
                 if best < 0 or (new and not free) or (new == free and peak < least):
                     best, least, free = d, peak, new
             slots[best * k + filled[best]] = e
@@ -218,7 +225,7 @@ def node_group_limits(instance: ExpertPlacement) -> tuple[int, int]:
     groups = int(instance.group_of[-1]) + 1
     size = instance.experts // groups
     least = -(-instance.slots_per_device // size) if instance.distinct else 1
-    return least, instance.node_devices * instance.slots_per_device // size
+    return least, instance.groups_in_node
 
 
 def groups_on_nodes(instance: ExpertPlacement, weight: FloatArray) -> IntArray | None:

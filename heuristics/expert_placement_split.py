@@ -40,10 +40,16 @@ def settled(instance: ExpertPlacement, slot_expert: IntArray, name: str) -> Expe
 
 
 def broken(instance: ExpertPlacement, slot_expert: IntArray) -> str | None:
-    """The first rule that a placement breaks, None when it keeps all. O(L R log k), with groups or `max_moves` O(L E D)."""
+    """The first rule that a placement breaks, None when it keeps all. O(L R log k), with groups, `min_holders` or `max_moves` O(L E D)."""
     missing = np.argwhere(np.diff(np.sort(slot_expert, axis=1), prepend=-1, append=instance.experts, axis=1) > 1)
     if len(missing):
         return f"an expert of layer {missing[0][0]} has no slot"
+    if instance.min_holders > 1:
+        held = (device_counts(instance, slot_expert) > 0).sum(axis=2)
+        few = np.argwhere(held < instance.min_holders)
+        if len(few):
+            l, e = few[0]
+            return f"{held[l, e]} of the {instance.min_holders} devices that min_holders asks for hold expert {e} of layer {l}"
     if instance.distinct:
         on_device = np.sort(slot_expert.reshape(instance.layers, instance.devices, -1), axis=2)
         twice = np.argwhere(np.diff(on_device, axis=2) == 0)

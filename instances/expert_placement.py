@@ -47,7 +47,8 @@ class ExpertPlacement(Instance):
     `load` [scenario][layer][expert]; `transition` [boundary][expert][expert] (share of tokens from expert e of layer l to f of layer l + 1; each
     boundary adds up to 1) or None; `devices`, `devices_per_node` (None: one node), `slots_per_device`; `n_groups` equal, consecutive groups of
     experts, each within one node when `group_limited`; `hop_cost`; `split` of an expert's load over its replicas ("equal", or "optimal": the plan
-    says); `robust` ("worst" scenario of each layer, or their "mean"); `distinct`: no expert twice on a device; `weights`;
+    says); `robust` ("worst" scenario of each layer, or their "mean"); `distinct`: no expert twice on a device; `min_holders`: devices that must hold
+    each expert of every layer (2 survives the loss of any one device); `weights`;
     `current_slot_expert` [layer][slot] and `max_moves`; `load_trace` [step][layer][expert] for online policies; `model_layers` and
     `moe_layer_ids` [layer] for exports.
     """
@@ -67,6 +68,7 @@ class ExpertPlacement(Instance):
     split: Literal["equal", "optimal"] = "equal"
     robust: Literal["worst", "mean"] = "worst"
     distinct: bool = True
+    min_holders: Size = 1
     weights: Weights = Weights()
     current_slot_expert: numbers("current_slot_expert", "[layer][slot]", whole=True, most=1e6) | None = None  # type: ignore[valid-type]
     max_moves: Annotated[int, Field(ge=0, le=10**12)] | None = None
@@ -84,6 +86,7 @@ class ExpertPlacement(Instance):
             raise rule(f"load must be 0 or at least 1e-15, got {positive.min():g}")
         if self.slots < experts:
             raise rule(f"devices x slots_per_device must be at least {experts}, the number of experts, got {self.devices} x {self.slots_per_device}")
+        self._check_holders(experts)
         if self.slots > 10**7:
             raise rule(f"devices x slots_per_device must be at most 10000000, got {self.devices} x {self.slots_per_device}")
         if self.distinct and self.slots_per_device > experts:
@@ -99,6 +102,16 @@ class ExpertPlacement(Instance):
             raise rule(f"load_trace must be [step][{layers} layers][{experts} experts] as load is, got {found}")
         return self
 
+    def _check_holders(self, experts: int) -> None:
+        """With at least as many devices and slots the experts can be dealt to the devices in turn, so the rule alone can always be kept."""
+        most = self.node_devices if self.group_limited else self.devices
+        if self.min_holders > most:
+            why = "the devices of a node, because group_limited is true" if self.group_limited else "the number of devices"
+            raise rule(f"min_holders must be at most {most}, {why}, got {self.min_holders}")
+        if self.slots < self.min_holders * experts:
+            needs = f"{self.min_holders * experts} because min_holders is {self.min_holders} and there are {experts} experts"
+            raise rule(f"devices x slots_per_device must be at least {needs}, got {self.devices} x {self.slots_per_device}")
+
     def _check_groups(self, experts: int) -> None:
         if self.group_limited and self.n_groups is None:
             raise rule("n_groups must be given because group_limited is true, got null")
@@ -106,9 +119,11 @@ class ExpertPlacement(Instance):
             raise rule(f"n_groups must divide the number of experts {experts}, got {self.n_groups}")
         if self.group_limited:
             assert self.n_groups is not None
-            held = self.node_devices * self.slots_per_device // (experts // self.n_groups)
+            held = self.groups_in_node
             if held * self.nodes < self.n_groups:
-                fit = f"{held} whole groups of {experts // self.n_groups} experts fit a node of {self.node_devices * self.slots_per_device} slots"
+                times = f", each on {self.min_holders} devices," if self.min_holders > 1 else ""
+                size = f"{experts // self.n_groups} experts{times}"
+                fit = f"{held} whole groups of {size} fit a node of {self.node_devices * self.slots_per_device} slots"
                 raise rule(f"n_groups must fit the nodes because group_limited is true: {fit}, {self.nodes} nodes, got {self.n_groups} groups")
 
     def _check_transitions(self, layers: int, experts: int) -> None:
@@ -176,9 +191,15 @@ class ExpertPlacement(Instance):
         return self.devices // self.node_devices
 
     @property
+    def groups_in_node(self) -> int:
+        """Whole groups that the slots of a node can hold, each expert on `min_holders` devices; every expert its own group where there are none."""
+        size = self.experts // (self.experts if self.n_groups is None else self.n_groups)
+        return self.node_devices * self.slots_per_device // (size * self.min_holders)
+
+    @property
     def most_replicas(self) -> int:
-        """Slots that one expert can have: each other expert needs one; `distinct` allows one on a device."""
-        spare = self.slots - self.experts + 1
+        """Slots that one expert can have: each other expert needs `min_holders`; `distinct` allows one on a device."""
+        spare = self.slots - (self.experts - 1) * self.min_holders
         return min(spare, self.devices) if self.distinct else spare
 
     @cached_property

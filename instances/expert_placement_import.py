@@ -33,9 +33,10 @@ PAIRS_AT_ONCE = 2**21
 class PlacementOptions:
     """What no file says. None: the default of `ExpertPlacement`, or what is told from the files (with a notice).
 
-    `slots_per_device` defaults to the fewest that hold every expert once, `experts` to what the files show. `current` is a file that `read_placement`
-    reads. `moe_layer_ids` are the model layers that have experts, rising, or `first_moe_layer` is the first of them and the rest follow; a
-    table with a row for every layer of the model is cut down to them. `model_layers` counts all layers of the model, dense ones included.
+    `slots_per_device` defaults to the fewest that hold every expert once (`min_holders` times), `experts` to what the files show. `current` is a
+    file that `read_placement` reads. `moe_layer_ids` are the model layers that have experts, rising, or `first_moe_layer` is the first of them and
+    the rest follow; a table with a row for every layer of the model is cut down to them. `model_layers` counts all layers of the model, dense ones
+    included.
     """
 
     devices: int | None = None
@@ -45,6 +46,7 @@ class PlacementOptions:
     n_groups: int | None = None
     group_limited: bool | None = None
     allow_repeats: bool | None = None
+    min_holders: int | None = None
     split: str | None = None
     robust: str | None = None
     balance_weight: float | None = None
@@ -66,7 +68,7 @@ class PlacementOptions:
 
     def instance_fields(self) -> dict[str, Any]:
         """Fields of the instance that options set one by one."""
-        plain = ("devices_per_node", "n_groups", "group_limited", "split", "robust", "max_moves")
+        plain = ("devices_per_node", "n_groups", "group_limited", "split", "robust", "max_moves", "min_holders")
         found = {name: value for name in plain if (value := getattr(self, name)) is not None}
         weights = {"balance": self.balance_weight, "traffic": self.traffic_weight, "moves": self.moves_weight}
         hops = {"same_node": self.same_node_hop, "other_node": self.other_node_hop}
@@ -240,10 +242,12 @@ def _instance(
     if devices < 1:
         raise InputError(f"devices must be at least 1, got {devices}")
     if slots_per_device is None:
-        slots_per_device = -(-experts // devices)
-        spare = devices * slots_per_device - experts
+        holders = max(options.min_holders or 1, 1)
+        slots_per_device = -(-experts * holders // devices)
+        spare = devices * slots_per_device - experts * holders
+        times = f" {holders} times" if holders > 1 else ""
         kept = f"{spare} in a layer for replicas" if spare else "none for replicas"
-        notices.append(f"slots_per_device: {slots_per_device}, the fewest that hold {experts} experts on {devices} devices, {kept}")
+        notices.append(f"slots_per_device: {slots_per_device}, the fewest that hold {experts} experts{times} on {devices} devices, {kept}")
     provenance = {"importer": importer, "sources": sources, "options": options.given(), **extra, "notices": notices}
     return ExpertPlacement(
         name="+".join(path.stem for path in paths)[:200], provenance=provenance, devices=devices, slots_per_device=slots_per_device,

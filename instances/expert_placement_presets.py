@@ -78,6 +78,11 @@ def toy_robust(rng: np.random.Generator) -> dict[str, Any]:
     return {"load": correlated_loads(rng, 3, 2, 6, 0.8, 0.15, 1000), "devices": 3, "slots_per_device": 3}
 
 
+def toy_failover(rng: np.random.Generator) -> dict[str, Any]:
+    """Two layers of six experts on three devices of five slots, each expert on at least two devices: any one device may fail."""
+    return {"load": lognormal_loads(rng, 2, 6, 0.8, 1000)[None], "devices": 3, "slots_per_device": 5, "min_holders": 2}
+
+
 def toy_trace(rng: np.random.Generator) -> dict[str, Any]:
     """Two layers of eight experts on four devices of three slots, a dozen steps of drifting loads."""
     trace = load_trace(rng, 12, 2, 8, 0.8, 0.15, 1000)
@@ -161,6 +166,7 @@ PRESETS: Mapping[str, Builder] = {
     "toy-moves": toy_moves,
     "toy-robust": toy_robust,
     "toy-optimal-split": toy_optimal_split,
+    "toy-failover": toy_failover,
     "toy-trace": toy_trace,
     "deepseek-v3-ep8": model_preset(DEEPSEEK_V3, 8, 288, 1.0, per_node=8),
     "deepseek-v3-ep16": model_preset(DEEPSEEK_V3, 16, 288, 1.0, per_node=8),
@@ -177,6 +183,7 @@ PRESETS: Mapping[str, Builder] = {
     "dsv2-lite-ep8": model_preset(DEEPSEEK_V2_LITE, 8, 72, 0.8),
     "dsv2-lite-robust-ep8": model_preset(DEEPSEEK_V2_LITE, 8, 72, 0.8, default_scenarios=4),
     "dsv2-lite-robust-ep32": model_preset(DEEPSEEK_V2_LITE, 32, 96, 0.8, per_node=8, default_scenarios=4),
+    "dsv2-lite-failover-ep8": model_preset(DEEPSEEK_V2_LITE, 8, 144, 0.8, min_holders=2),
     "dsv2-lite-affinity-ep4": model_preset(DEEPSEEK_V2_LITE, 4, 64, 0.8, default_clusters=16, weights={"balance": 0.0, "traffic": 1.0}),
     "dsv2-lite-trace-ep8": model_preset(DEEPSEEK_V2_LITE, 8, 72, 0.8, default_steps=200, default_tokens=4096),
 }  # fmt: skip

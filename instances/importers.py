@@ -43,8 +43,8 @@ _PERFORMANCE_OPTIONS = (
 
 _PLACEMENT_OPTIONS = (
     "devices", "devices_per_node", "slots_per_device", "experts", "current", "max_moves", "balance_weight", "traffic_weight", "moves_weight",
-    "same_node_hop", "other_node_hop", "split", "robust", "allow_repeats", "n_groups", "group_limited", "model_layers", "moe_layer_ids",
-    "first_moe_layer",
+    "same_node_hop", "other_node_hop", "split", "robust", "allow_repeats", "min_holders", "n_groups", "group_limited", "model_layers",
+    "moe_layer_ids", "first_moe_layer",
 )  # fmt: skip
 
 IMPORTERS: dict[str, Importer] = {

@@ -20,6 +20,7 @@ from headroom.bounds.expert_placement import mean as mean_bound
 from headroom.bounds.expert_placement import replica as replica_bound
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
 from headroom.bounds.expert_placement_partitions import best_chain, work
+from headroom.bounds.expert_placement_sets import sets_apply
 from headroom.formulations.expert_placement import ExpertPlan, build_model, layer_imbalance
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import OPTIMALITY_GAP
@@ -28,7 +29,8 @@ from headroom.heuristics.expert_placement_split import plan_of
 from headroom.instances.expert_placement import ExpertPlacement
 from headroom.solvers.expert_placement_balance import Layers
 from headroom.solvers.expert_placement_mixed import mixed_needed, rename_devices, search_mixed
-from headroom.solvers.expert_placement_traffic import Chain, relabel
+from headroom.solvers.expert_placement_sets import chain_of_sets, named_partitions
+from headroom.solvers.expert_placement_traffic import Chain
 from headroom.solvers.expert_placement_traffic import fits as chain_fits
 
 FloatArray = npt.NDArray[np.float64]
@@ -38,8 +40,8 @@ SMALL_MODEL, LARGEST_MODEL = 400, 20_000
 WITHOUT_PRESOLVE = 2_000
 PARTITION_SPEED_PER_S = 1e8
 """Additions of the recurrence over partitions, cautiously: it cannot be stopped halfway."""
-CHAIN_SHARE = 0.45
-"""Part of the time left that annealing may take before the bounds have theirs."""
+CHAIN_SHARE, SETS_SHARE = 0.45, 0.15
+"""Part of the time left that annealing may take before the bounds have theirs; less where the bounds' prices bring better plans."""
 
 
 def auto(instance: ExpertPlacement) -> str:
@@ -107,9 +109,9 @@ def _chain(instance: ExpertPlacement, params: SolveParams, progress: Progress, b
         kept, blocks = best_chain(instance)
         bounds.append(partitions_bound(instance, kept))
         progress.keep(bounds[-1])
-        progress.offer(plan_of(instance, _named_partitions(instance, blocks)))
+        progress.offer(plan_of(instance, named_partitions(instance, blocks)))
     if progress.gap > OPTIMALITY_GAP:
-        until = progress.elapsed_s + CHAIN_SHARE * progress.remaining_s
+        until = progress.elapsed_s + (SETS_SHARE if sets_apply(instance) else CHAIN_SHARE) * progress.remaining_s
         chain = Chain(instance, params.rng(), params.threads, lambda: progress.should_stop() is not None or progress.elapsed_s > until)
         progress.offer(plan_of(instance, chain.slot_expert()))
         if isinstance(progress.plan, ExpertPlan):
@@ -120,21 +122,10 @@ def _chain(instance: ExpertPlacement, params: SolveParams, progress: Progress, b
     return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed")
 
 
-def _named_partitions(instance: ExpertPlacement, blocks: IntArray) -> IntArray:
-    """A chain of partitions [L][D][k], devices named as is best for each boundary [L][R]."""
-    assert instance.transition is not None
-    place = np.empty((instance.layers, instance.experts), dtype=np.int64)
-    for layer, split in enumerate(blocks):
-        for d, block in enumerate(split):
-            place[layer, block] = d
-    place = relabel(instance.transition, instance.hop(), place)
-    return np.argsort(place, axis=1, kind="stable")
-
-
 def _traffic_bounds(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> list[Bound]:
-    """b-matching, and the semidefinite chain where it applies."""
+    """b-matching, then chains of sets where they are few, else the semidefinite chain where it applies."""
     found = []
-    for method in (b_matching, chain_sdp):
+    for method in (b_matching, chain_of_sets if sets_apply(instance) else chain_sdp):
         bound = method(instance, params, progress)
         progress.keep(bound)
         found.append(bound)

@@ -7,7 +7,7 @@ below the best found, so that all devices near the maximum count and not one of 
 - exchange the experts of two slots on different devices: O(S);
 - give a slot to another expert, so that one expert has a replica less and one a replica more and all their replicas change: O(D S).
 
-No expert comes twice onto a device, and none without replica. `home` [E] is the block of devices that an expert must stay in (its node, for
+No expert comes twice onto a device, and none below `holders` replicas. `home` [E] is the block of devices that an expert must stay in (its node, for
 group-limited routing), blocks being `block` devices wide.
 """
 
@@ -64,9 +64,10 @@ def total_excess(load: FloatArray, tau: FloatArray) -> float:
 @compiled
 def anneal(
     w: FloatArray, slots: IntArray, home: IntArray, block: int, most_replicas: int, mean: bool, enough: float, steps: int, hot: float, cold: float,
-    rng: np.random.Generator, best_slots: IntArray,
+    rng: np.random.Generator, best_slots: IntArray, holders: int = 1,
 ) -> float:  # fmt: skip
-    """Improve `slots` [D][k] (distinct, every expert held); the best objective, its slots in `best_slots`. Stops at `enough` or after `steps`."""
+    """Improve `slots` [D][k] (distinct, every expert on `holders` devices); the best objective, its slots in `best_slots`. Stops at `enough` or
+    after `steps`."""
     experts, scenarios = w.shape
     devices, k = slots.shape
     count = np.zeros(experts, np.int64)
@@ -86,14 +87,14 @@ def anneal(
     best_slots[:, :] = slots
     aim(most, best, 1.0, mean, tau)
     scale = max((best - 1.0) * (best - 1.0), 1e-18)
-    fixed = experts == devices * k
+    fixed = experts * holders == devices * k
     for step in range(steps):
         temperature = scale * hot * (cold / hot) ** (step / steps)
         if not fixed and rng.random() < REPLICATE:
             d = int(rng.random() * devices)
             r = int(rng.random() * k)
             e, f = slots[d, r], int(rng.random() * experts)
-            if count[e] < 2 or holds[d, f] or count[f] >= most_replicas or (home[f] >= 0 and home[f] != d // block):
+            if count[e] <= holders or holds[d, f] or count[f] >= most_replicas or (home[f] >= 0 and home[f] != d // block):
                 continue
             change = 0.0
             for other in range(devices):

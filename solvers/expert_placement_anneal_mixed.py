@@ -66,8 +66,9 @@ def true_balance(load: FloatArray, mean: bool) -> float:
 def anneal_mixed(
     w: FloatArray, balance: float, mean: bool, out: FloatArray, came: FloatArray, hop: FloatArray, new: FloatArray, traffic: bool, slots: IntArray,
     home: IntArray, block: int, most_replicas: int, steps: int, hot: float, cold: float, rng: np.random.Generator, best_slots: IntArray,
+    holders: int = 1,
 ) -> float:  # fmt: skip
-    """Improve `slots` [D][k] (distinct, every expert held); how much the layer's cost fell, the best slots in `best_slots`."""
+    """Improve `slots` [D][k] (distinct, every expert on `holders` devices); how much the layer's cost fell, the best slots in `best_slots`."""
     experts, scenarios = w.shape
     devices, k = slots.shape
     count = np.zeros(experts, np.int64)
@@ -97,7 +98,7 @@ def anneal_mixed(
     start = linear + balance * true_balance(load, mean)
     best = start
     best_slots[:, :] = slots
-    fixed = experts == devices * k
+    fixed = experts * holders == devices * k
     trial, after, after_power = np.zeros(scenarios), np.zeros((devices, scenarios)), np.zeros((devices, scenarios))
     touched = np.zeros(devices, np.int64)
     temperature, sampled, seen = 0.0, 0.0, 0
@@ -113,7 +114,7 @@ def anneal_mixed(
         b, j, f = a, i, 0
         if give:
             f = int(rng.random() * experts)
-            if count[e] < 2 or holds[a, f] or count[f] >= most_replicas or (home[f] >= 0 and home[f] != a // block):
+            if count[e] <= holders or holds[a, f] or count[f] >= most_replicas or (home[f] >= 0 and home[f] != a // block):
                 continue
         else:
             b, j = int(rng.random() * devices), int(rng.random() * k)

@@ -92,16 +92,18 @@ class Layers:
         slots = self.slots[layer]
         for number, experts in enumerate(blocks):
             part = np.full((width, instance.slots_per_device), -1, dtype=np.int64)
-            room = part.size - len(experts) + 1
+            least = instance.min_holders
+            room = part.size - (len(experts) - 1) * least
             most = min(room, width) if instance.distinct else room
             count = np.empty(len(experts), dtype=np.int64)
             each = np.ascontiguousarray(load[experts])
-            if most * len(experts) < part.size or len(experts) == 0:
-                return  # so few experts that a device would hold one twice
-            replicate(each, part.size, most, count)
-            if not pack(each, count, part, instance.distinct):
+            if most * len(experts) < part.size or most < least or len(experts) == 0:
+                return  # so few experts that a device would hold one twice, or so many that they do not fit
+            replicate(each, part.size, most, count, least)
+            if not pack(each, count, part, instance.distinct, least):
                 return
-            even_out(each, count, part, instance.distinct, float(self.floor[layer]) * (1 + ENOUGH), EXCHANGES)
+            # Exchanges that keep experts distinct where they are also keep how many devices hold each.
+            even_out(each, count, part, instance.distinct or least > 1, float(self.floor[layer]) * (1 + ENOUGH), EXCHANGES)
             slots[number * width : (number + 1) * width] = experts[part]
         self.value[layer] = self._value(layer, slots)
 
@@ -156,8 +158,8 @@ class Layers:
         most = instance.devices if not instance.group_limited else instance.node_devices
         anneal(
             np.ascontiguousarray(self.load[some, layer].T), self.slots[layer].copy(), self.home[layer], instance.node_devices,
-            min(most, instance.slots - instance.experts + 1), instance.robust == "mean", enough,
-            STEPS_A_SLOT * instance.slots, HOT, COLD, self.rngs[layer], best,
+            min(most, instance.most_replicas), instance.robust == "mean", enough,
+            STEPS_A_SLOT * instance.slots, HOT, COLD, self.rngs[layer], best, instance.min_holders,
         )  # fmt: skip
         value = self._value(layer, best)
         if value < self.value[layer]:

@@ -16,6 +16,7 @@ from headroom.bounds.expert_placement import normalised_load
 from headroom.formulations.expert_placement import device_counts, evaluate, nearest
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import SolveParams
+from headroom.heuristics.expert_placement_repair import repaired
 from headroom.heuristics.expert_placement_split import plan_of
 from headroom.instances.expert_placement import ExpertPlacement
 from headroom.solvers.expert_placement_moves import Options
@@ -37,7 +38,7 @@ LEAST_GAIN = 1e-5
 
 
 class Mixed:
-    """`slot_expert` [L][R], improved sweep by sweep. Must start distinct and with every expert held."""
+    """`slot_expert` [L][R], improved sweep by sweep. Must start distinct and with every expert on `min_holders` devices."""
 
     def __init__(self, instance: ExpertPlacement, start: IntArray, rng: np.random.Generator, threads: int, stop: Callable[[], bool]) -> None:
         self.instance, self.threads, self.stop = instance, threads, stop
@@ -147,6 +148,7 @@ class Mixed:
         gained = anneal_mixed(
             loaded, self.balance * share, instance.robust == "mean", out, came, self.hop, new, self.traffic > 0,
             slots.copy(), home, instance.node_devices, most, STEPS_A_SLOT * instance.slots, self._hot, COLD, self.rngs[layer], best,
+            instance.min_holders,
         )  # fmt: skip
         self.slot_expert[layer] = best.ravel()
         return float(gained)
@@ -184,14 +186,15 @@ def search_mixed(instance: ExpertPlacement, params: SolveParams, progress: Progr
     rng = params.rng()
     starts = [balanced, np.tile(np.arange(instance.slots) % instance.experts, (instance.layers, 1))]
     if instance.current_slot_expert is not None:
-        starts.append(instance.current_slot_expert)
+        starts.append(repaired(instance, instance.current_slot_expert))
     usable = [start for start in starts if _usable(instance, start)]
     if usable and usable[0] is balanced and instance.weights.traffic == 0:
         usable[0] = rename_devices(instance, balanced)
     if not usable:
         return
     if instance.max_moves is not None:
-        _within_moves(instance, params, progress, usable, rng)
+        if any(start is starts[-1] for start in usable):
+            _within_moves(instance, params, progress, starts[-1], rng)
         return
     free = [evaluate(instance, plan_of(instance, start)) for start in usable]
     best = min(range(len(usable)), key=lambda number: free[number].objective)
@@ -203,11 +206,11 @@ def search_mixed(instance: ExpertPlacement, params: SolveParams, progress: Progr
 
 
 def _usable(instance: ExpertPlacement, slot_expert: IntArray) -> bool:
-    """Distinct, every expert held, groups in one node: what the annealing keeps but does not bring about."""
+    """Distinct, every expert on enough devices, groups in one node: what the annealing keeps but does not bring about."""
     if slot_expert.min() < 0:
         return False
     counts = device_counts(instance, slot_expert)
-    if counts.max() > 1 or counts.sum(axis=2).min() < 1:
+    if counts.max() > 1 or counts.sum(axis=2).min() < instance.min_holders:
         return False
     if not instance.group_limited:
         return True
@@ -216,11 +219,11 @@ def _usable(instance: ExpertPlacement, slot_expert: IntArray) -> bool:
     return bool((on_node.sum(axis=2) == 1).all())
 
 
-def _within_moves(instance: ExpertPlacement, params: SolveParams, progress: Progress, starts: list[IntArray], rng: np.random.Generator) -> None:
-    """A cap on moves: searches at several prices of a move, and where layers do not meet the best choice among all their layers."""
-    current = instance.current_slot_expert
-    if current is None or instance.max_moves is None or not any(start is current for start in starts):
-        return
+def _within_moves(instance: ExpertPlacement, params: SolveParams, progress: Progress, current: IntArray, rng: np.random.Generator) -> None:
+    """A cap on moves: searches at several prices of a move, and where layers do not meet the best choice among all their layers.
+
+    `current` [L][R]: the placement that stands, repaired where it breaks a rule that annealing keeps but does not bring about.
+    """
     alone = instance.weights.traffic == 0 or instance.layers == 1
 
     def stop() -> bool:
@@ -230,7 +233,7 @@ def _within_moves(instance: ExpertPlacement, params: SolveParams, progress: Prog
     for layer in range(instance.layers):
         options.add(layer, current[layer])
         if alone:
-            options.greedy(layer, stop)
+            options.greedy(layer, current[layer], stop)
     _choose(instance, progress, options, alone)
     unit = (instance.weights.balance + instance.weights.traffic) / (instance.layers * instance.slots)
     for price in MOVE_PRICES:
@@ -253,5 +256,8 @@ def _choose(instance: ExpertPlacement, progress: Progress, options: Options, alo
     most = min(instance.max_moves, instance.layers * instance.slots)
     total, placement = options.front(most)
     price = instance.weights.moves / (instance.layers * instance.slots)
-    best = int(np.argmin(instance.weights.balance * total / instance.layers + price * np.arange(most + 1)))
+    within = np.flatnonzero(np.isfinite(total))
+    if not len(within):
+        return  # repairing the current placement took more moves than the cap allows
+    best = int(within[np.argmin(instance.weights.balance * total[within] / instance.layers + price * within)])
     progress.offer(plan_of(instance, placement(best)))

@@ -1,8 +1,8 @@
 """Caps on moves where only balance counts: many placements of each layer, cheap in moves or good in balance, and the best choice among them.
 
-Options of a layer: the current placement, what a greedy sequence of exchanges from the busiest device makes of it step by step, and what annealing at
-several prices of a move leaves. Layers then only share the cap, a multiple-choice knapsack that dynamic programming solves exactly over the options,
-for all caps at once: that is the front of moves against balance.
+Options of a layer: the current placement (repaired where it breaks a rule), what a greedy sequence of exchanges from the busiest device makes of it
+step by step, and what annealing at several prices of a move leaves. Layers then only share the cap, a multiple-choice knapsack that dynamic
+programming solves exactly over the options, for all caps at once: that is the front of moves against balance.
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ class Options:
         if moved not in self._found[layer] or value < self._found[layer][moved][0]:
             self._found[layer][moved] = (value, slots.copy())
 
-    def greedy(self, layer: int, stop: Callable[[], bool]) -> None:
-        """Exchanges from the busiest device, each the best for balance, from the current placement."""
+    def greedy(self, layer: int, start: IntArray, stop: Callable[[], bool]) -> None:
+        """Exchanges from the busiest device, each the best for balance, from a placement [R]: no expert gains or loses a holder."""
         instance = self.instance
-        assert instance.current_slot_expert is not None
-        slots = instance.current_slot_expert[layer].reshape(instance.devices, -1).copy()
+        slots = start.reshape(instance.devices, -1).copy()
         count = np.maximum(np.bincount(slots.ravel(), minlength=instance.experts), 1)
         each = self.load[:, layer] / count
         for _ in range(GREEDY_STEPS):

@@ -1,10 +1,11 @@
 """One layer's replicas onto devices for one load vector: replicate greedily, pack by falling load, then exchange slots until the devices are even.
 
-A layer (or one node's part of it) has n experts with loads w, D devices with k slots each, and D k >= n. The functions here are compiled by
-numba; they change `slots` [D][k] (expert in each slot) in place and know nothing of scenarios: see `expert_placement_anneal` for those.
+A layer (or one node's part of it) has n experts with loads w, each to be held by at least `holders` devices, and D devices with k slots each,
+D k >= n holders. The functions here are compiled by numba; they change `slots` [D][k] (expert in each slot) in place and know nothing of
+scenarios: see `expert_placement_anneal` for those.
 
-1. Replicas: D k - n times one more for the expert with the highest load a replica (EPLB's rule; it minimises the heaviest replica).
-2. Longest processing time first, onto the least loaded device that has room and, if `distinct`, does not hold the expert.
+1. Replicas: `holders` each, then one more for the expert with the highest load a replica (EPLB's rule; it minimises the heaviest replica).
+2. Longest processing time first, onto the least loaded device that has room and, if `distinct` or fewer than `holders` hold it, lacks the expert.
 3. Exchanges between the busiest device and another one, of one slot for one, then of two for two, each chosen to leave the smaller maximum. With
    k^2 D, then k^4 D / 4, pairs to choose from, the devices come within 1e-4 of each other in a few hundred exchanges.
 """
@@ -21,11 +22,11 @@ IntArray = npt.NDArray[np.int64]
 
 
 @compiled
-def replicate(load: FloatArray, slots: int, most: int, count: IntArray) -> None:
-    """`count` [n]: replicas of each expert, `slots` in all, at most `most` each."""
+def replicate(load: FloatArray, slots: int, most: int, count: IntArray, holders: int = 1) -> None:
+    """`count` [n]: replicas of each expert, `slots` in all, from `holders` to `most` each."""
     n = len(load)
-    count[:] = 1
-    for _ in range(slots - n):
+    count[:] = holders
+    for _ in range(slots - n * holders):
         best = -1
         for e in range(n):
             if count[e] < most:
@@ -44,7 +45,7 @@ def holds(slots: IntArray, d: int, e: int, filled: int) -> bool:
 
 
 @compiled
-def pack(load: FloatArray, count: IntArray, slots: IntArray, distinct: bool) -> bool:
+def pack(load: FloatArray, count: IntArray, slots: IntArray, distinct: bool, holders: int = 1) -> bool:
     """Longest processing time first; False when some replica found no place."""
     devices, k = slots.shape
     n = len(load)
@@ -54,10 +55,11 @@ def pack(load: FloatArray, count: IntArray, slots: IntArray, distinct: bool) -> 
     order = np.argsort(-each, kind="mergesort")
     for position in range(n):
         e = order[position]
-        for _ in range(count[e]):
+        for copy in range(count[e]):
             best = -1
+            elsewhere = distinct or copy < holders
             for d in range(devices):
-                if filled[d] < k and not (distinct and holds(slots, d, e, filled[d])) and (best < 0 or carried[d] < carried[best]):
+                if filled[d] < k and not (elsewhere and holds(slots, d, e, filled[d])) and (best < 0 or carried[d] < carried[best]):
                     best = d
             if best < 0 and not make_room(slots, filled, carried, each, e):
                 return False
@@ -168,7 +170,10 @@ def swap(slots: IntArray, each: FloatArray, carried: FloatArray, a: int, i: int,
 
 @compiled
 def even_out(load: FloatArray, count: IntArray, slots: IntArray, distinct: bool, enough: float, rounds: int) -> float:
-    """Exchanges from the busiest device until it carries at most `enough`, nothing helps, or `rounds`; what the busiest carries."""
+    """Exchanges from the busiest device until it carries at most `enough`, nothing helps, or `rounds`; what the busiest carries.
+
+    With `distinct` an expert goes only to devices that lack it, so no expert loses a holder.
+    """
     devices, k = slots.shape
     each = load / count
     carried = np.zeros(devices)

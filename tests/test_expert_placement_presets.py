@@ -42,10 +42,11 @@ SIZES = {
     "dsv2-lite-ep8": (27, 1, 64, 8, 8, 72),
     "dsv2-lite-robust-ep8": (27, 1, 64, 8, 8, 72),
     "dsv2-lite-robust-ep32": (27, 1, 64, 32, 8, 96),
+    "dsv2-lite-failover-ep8": (27, 1, 64, 8, 8, 144),
     "dsv2-lite-affinity-ep4": (27, 1, 64, 4, 4, 64),
     "dsv2-lite-trace-ep8": (27, 1, 64, 8, 8, 72),
 }
-TOYS = ("toy", "toy-traffic", "toy-moves", "toy-robust", "toy-optimal-split", "toy-trace")
+TOYS = ("toy", "toy-traffic", "toy-moves", "toy-robust", "toy-optimal-split", "toy-failover", "toy-trace")
 
 
 def preset(name: str, seed: int = 1, **overrides: Any) -> ExpertPlacement:

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headroom.api import bound, load, solve
+    from headroom.api import bound, failover, load, solve
     from headroom.compare import compare
     from headroom.formulations.types import SolveParams
     from headroom.instances.errors import InputError
@@ -33,6 +33,7 @@ _HOME = {
     "SolveParams": "headroom.formulations.types",
     "Sweep": "headroom.sweep",
     "bound": "headroom.api",
+    "failover": "headroom.api",
     "compare": "headroom.compare",
     "load": "headroom.api",
     "run": "headroom.run",
@@ -42,7 +43,10 @@ _HOME = {
     "verify": "headroom.verify",
 }
 
-__all__ = ["InputError", "Result", "SolveParams", "Sweep", "__version__", "bound", "compare", "load", "run", "solve", "sweep", "sweep_slo", "verify"]
+__all__ = [
+    "InputError", "Result", "SolveParams", "Sweep", "__version__", "bound", "compare", "failover", "load", "run", "solve", "sweep", "sweep_slo",
+    "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

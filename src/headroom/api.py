@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from headroom.describe import misfit
 from headroom.formulations.progress import Progress
@@ -18,6 +18,8 @@ from headroom.run import Result, family_of, run
 
 if TYPE_CHECKING:
     from headroom.documents import PlanDocument
+    from headroom.formulations.expert_placement_failover import Failover
+    from headroom.instances.expert_placement import ExpertPlacement
 
 
 def load(path: str | Path) -> Instance:
@@ -94,6 +96,27 @@ def start_plan(instance: Instance, start: Plan | Result | PlanDocument | str | P
     if (reason := misfit(instance, plan)) is not None:
         raise InputError(reason, source or "start")
     return plan
+
+
+def failover(
+    instance: ExpertPlacement | str | Path, plan: Plan | Result | PlanDocument | str | Path, what: Literal["device", "node"] = "device"
+) -> Failover:
+    """What a placement of experts is worth once each device, or each node, is lost: experts that nobody else holds, imbalance of what is left.
+
+    Any plan that fits the instance, feasible or not, whoever made it. Raises `InputError` for an instance of another family or a plan that does not
+    fit.
+    """
+    from headroom.formulations.expert_placement import ExpertPlan, evaluate
+    from headroom.formulations.expert_placement_failover import failover as evaluated
+
+    given = instance if isinstance(instance, Instance) else load(instance)
+    if given.family != "expert_placement":
+        raise InputError(f"is known for instances of family expert_placement, got one of {given.family}", "failover")
+    placement: Any = given
+    found = start_plan(placement, plan)
+    assert isinstance(found, ExpertPlan)
+    evaluate(placement, found)  # says what does not fit
+    return evaluated(placement, found, what)
 
 
 def bound(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headroom.cli_common import (
+    HoldersOption,
     InstanceArgument,
     JsonOption,
     SpareOption,
@@ -49,6 +50,7 @@ def bound_command(
     time_limit: TimeLimitOption = None,
     threads: ThreadsOption = 1,
     spare: SpareOption = None,
+    min_holders: HoldersOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """See HELP."""
@@ -58,7 +60,7 @@ def bound_command(
 
     params = SolveParams(time_limit_s=positive(time_limit, "--time-limit"), threads=at_least(threads, 1, "--threads"))
     given = read_instance(x)
-    instance, options = with_spare(given, spare)
+    instance, options = with_spare(given, spare, min_holders)
     names = bound_names(instance, method)
     found: Timed = []
     watch: Watch[None] = signals.watch(lambda watch: _compute(watch, instance, names, params, found))

@@ -25,6 +25,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 TimeLimitOption = Annotated[float | None, typer.Option("--time-limit", metavar="S", help="Seconds to search at most.", show_default=False)]
 ThreadsOption = Annotated[int, typer.Option("--threads", metavar="N", help="Threads of the solver.")]
 SpareOption = Annotated[int | None, typer.Option("--spare", metavar="N", help="Replicas the plan must be able to lose (0 or 1).", show_default=False)]
+HoldersOption = Annotated[
+    int | None, typer.Option("--min-holders", metavar="N", help="Devices that must hold each expert (2: any one may fail).", show_default=False)
+]
 WIDE, NARROW = 200, 60
 
 
@@ -145,20 +148,24 @@ def read_instance(path: str) -> Instance:
     return load(path)
 
 
-def with_spare(instance: Instance, spare: int | None) -> tuple[Instance, dict[str, Any]]:
-    """The instance to solve, and what was overridden in it."""
+def with_spare(instance: Instance, spare: int | None, holders: int | None = None) -> tuple[Instance, dict[str, Any]]:
+    """The instance to solve, and what was overridden in it by --spare or --min-holders."""
     from headroom.documents import apply_options
     from headroom.instances.errors import InputError
     from headroom.registry import FAMILIES
 
-    if spare is None:
-        return instance, {}
-    if "spare_replicas" not in FAMILIES[instance.family].options:
-        raise InputError(f"does not apply to family {instance.family}", "--spare")
-    try:
-        return apply_options(instance, {"spare_replicas": spare}), {"spare_replicas": spare}
-    except InputError as error:
-        raise InputError(error.message, "--spare") from None
+    asked: dict[str, Any] = {}
+    for option, name, value in (("--spare", "spare_replicas", spare), ("--min-holders", "min_holders", holders)):
+        if value is None:
+            continue
+        if name not in FAMILIES[instance.family].options:
+            raise InputError(f"does not apply to family {instance.family}", option)
+        try:
+            instance = apply_options(instance, {name: value})
+        except InputError as error:
+            raise InputError(error.message, option) from None
+        asked[name] = value
+    return instance, asked
 
 
 def positive(value: float | None, option: str) -> float | None:

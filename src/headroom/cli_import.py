@@ -71,6 +71,7 @@ def import_command(
     split: Annotated[str | None, typer.Option(help="An expert's load over its replicas: equal (default) or optimal.")] = None,
     robust: Annotated[str | None, typer.Option(help="What counts of several scenarios: worst (default) or mean.")] = None,
     allow_repeats: Annotated[bool, typer.Option("--allow-repeats", help="An expert may stand twice on a device.")] = False,
+    min_holders: Annotated[int | None, typer.Option(help="Devices that must hold each expert (default 1; 2: any one may fail).")] = None,
     n_groups: Annotated[int | None, typer.Option(help="Groups of experts, equal and consecutive.")] = None,
     group_limited: Annotated[bool, typer.Option("--group-limited", help="All replicas of a group's experts stay in one node.")] = False,
     model_layers: Annotated[int | None, typer.Option(help="Layers of the model, dense ones included (for exports).")] = None,
@@ -90,8 +91,8 @@ def import_command(
         "devices": devices, "devices_per_node": devices_per_node, "slots_per_device": slots_per_device, "experts": experts, "current": current,
         "max_moves": max_moves, "balance_weight": balance_weight, "traffic_weight": traffic_weight, "moves_weight": moves_weight,
         "same_node_hop": same_node_hop, "other_node_hop": other_node_hop, "split": split, "robust": robust,
-        "allow_repeats": allow_repeats or None, "n_groups": n_groups, "group_limited": group_limited or None, "model_layers": model_layers,
-        "moe_layer_ids": _numbers_and_ranges("--moe-layer-ids", moe_layer_ids), "first_moe_layer": first_moe_layer,
+        "allow_repeats": allow_repeats or None, "min_holders": min_holders, "n_groups": n_groups, "group_limited": group_limited or None,
+        "model_layers": model_layers, "moe_layer_ids": _numbers_and_ranges("--moe-layer-ids", moe_layer_ids), "first_moe_layer": first_moe_layer,
         "no_transitions": no_transitions or None,
     }  # fmt: skip
     if list_formats:

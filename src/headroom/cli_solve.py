@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headroom.cli_common import (
+    HoldersOption,
     InstanceArgument,
     JsonOption,
     SpareOption,
@@ -72,6 +73,7 @@ def solve_command(
     deterministic: Annotated[bool, typer.Option("--deterministic", help="One thread, so that the same seed gives the same search.")] = False,
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Report what a little more of each limit is worth.")] = False,
     spare: SpareOption = None,
+    min_holders: HoldersOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the plan: .json or .npz.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -86,7 +88,7 @@ def solve_command(
     check_output(output, x, start)
     limits = {"time_limit_s": positive(time_limit, "--time-limit"), "memory_limit_bytes": bytes_of(memory_limit, "--memory-limit")}
     given = read_instance(x)
-    instance, options = with_spare(given, spare)
+    instance, options = with_spare(given, spare, min_holders)
     params = SolveParams(
         seed=at_least(seed, 0, "--seed"),
         gap_limit=gap,

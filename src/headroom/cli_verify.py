@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headroom.cli_common import (
+    HoldersOption,
     InstanceArgument,
     JsonOption,
     PlanArgument,
@@ -141,6 +142,7 @@ def export_model_command(
     x: InstanceArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write: .lp or .mps.", show_default=False)],
     spare: SpareOption = None,
+    min_holders: HoldersOption = None,
 ) -> int:
     """See MODEL_HELP."""
     import tempfile
@@ -153,7 +155,7 @@ def export_model_command(
     if output.suffix not in (".lp", ".mps"):
         raise InputError("must end in .lp or .mps", str(output))
     check_output(output)
-    instance, _ = with_spare(read_instance(x), spare)
+    instance, _ = with_spare(read_instance(x), spare, min_holders)
     model: Any = load(family_of(instance).build_model)(instance)
     with tempfile.TemporaryDirectory() as folder:
         # Pyomo writes to a name of its own choosing; the bytes then reach their place in one rename.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headroom.formulations.expert_placement_failover import Failover
 
 UNITS = {"gpu_selection": {"epochs": "USD", "": "USD/h"}}
 """Unit of each family's objective by the instance's mode; "" stands for every other mode."""
@@ -24,6 +27,14 @@ def describe(instance: Any, plan: Any) -> Pairs:
     """A few (name, value) lines about a plan."""
     function = _FAMILIES.get(instance.family)
     return function(instance, plan) if function is not None else []
+
+
+def facts(instance: Any, plan: Any) -> dict[str, Any]:
+    """What else of a plan is worth knowing, for `details` of documents; computed from the plan alone, whoever made it."""
+    if instance.family != "expert_placement":
+        return {}
+    found = {f"{loss.what}_lost": loss.document() for loss in _failovers(instance, plan)}
+    return {"failover": found} if found else {}
 
 
 def unit(instance: Any) -> str:
@@ -94,7 +105,27 @@ def _expert_placement(instance: Any, plan: Any) -> Pairs:
         lines.append(("traffic", f"{traffic.mean():.6f} for each token and boundary"))
     if instance.current_slot_expert is not None:
         lines.append(("moves", f"{moves(instance, plan.slot_expert):,} of {instance.layers * instance.slots:,} slots"))
-    return lines
+    return lines + [(f"{loss.what} lost", _after(instance, loss)) for loss in _failovers(instance, plan)]
+
+
+def _failovers(instance: Any, plan: Any) -> list[Failover]:
+    """What the loss of each device, and of each node where there are several, leaves; nothing where that takes more than a moment."""
+    from headroom.formulations.expert_placement_failover import cheap, failover
+
+    if not cheap(instance, plan):
+        return []
+    return [failover(instance, plan, "device")] + ([failover(instance, plan, "node")] if 1 < instance.nodes < instance.devices else [])
+
+
+def _after(instance: Any, loss: Failover) -> str:
+    import math
+
+    at = loss.worst
+    uneven = f"busiest over mean device {loss.imbalance[at]:.6f} on average" if math.isfinite(loss.imbalance[at]) else "no device is left"
+    if loss.survives:
+        return f"every expert is still held; at worst ({loss.what} {at}) {uneven}"
+    lost = f"{loss.lost_experts[at]:,} of {instance.layers * instance.experts:,} experts ({100 * loss.lost_share[at]:.3g}% of the load)"
+    return f"at worst ({loss.what} {at}) {lost} are held nowhere else; then {uneven}"
 
 
 _FAMILIES: dict[str, Callable[[Any, Any], Pairs]] = {"gpu_selection": _gpu_selection, "expert_placement": _expert_placement}

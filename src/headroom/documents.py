@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headroom.describe import facts
 from headroom.formulations.types import Bound, Plan, SolveParams, Violation
 from headroom.instances.base import Instance
 from headroom.instances.errors import InputError, shown
@@ -90,7 +91,8 @@ def result_document(result: Result, instance: Instance | None = None, options: M
             "solver": result.solver,
         },
     }
-    details = dict(result.details) | ({"notes": list(result.notes)} if result.notes else {})
+    known = {} if result.plan is None else facts(result.instance, result.plan)
+    details = dict(result.details) | known | ({"notes": list(result.notes)} if result.notes else {})
     written: dict[str, Any] = _infinities_as_null(document | ({"details": details} if details else {}))
     return written
 

@@ -53,6 +53,7 @@ EXPERT_PLACEMENT = Family(
             ),
             "b_matching": BoundMethod("headroom.bounds.expert_placement:b_matching", "traffic: who can meet whom, boundary by boundary"),
             "chain_sdp": BoundMethod("headroom.bounds.expert_placement:chain_sdp", "traffic: semidefinite relaxation over the chain of layers"),
+            "chain_sets": BoundMethod("headroom.bounds.expert_placement:chain_sets", "traffic: prices of experts over chains of a device's sets"),
         }
     ),
     presets=MappingProxyType(
@@ -62,6 +63,7 @@ EXPERT_PLACEMENT = Family(
             "toy-moves": "6 experts on 3 devices, a random placement to improve, moves cost",
             "toy-robust": "6 experts on 3 devices, the worst of 3 tasks",
             "toy-optimal-split": "5 experts on 3 devices, 2 tasks, the plan splits loads",
+            "toy-failover": "6 experts on 3 devices, each on at least two: any one device may fail",
             "toy-trace": "8 experts on 4 devices, a dozen steps of drifting loads",
             "deepseek-v3-ep8": "DeepSeek-V3 (58 x 256) on 8 devices, 288 slots",
             "deepseek-v3-ep16": "DeepSeek-V3 (58 x 256) on 16 devices in 2 nodes, 288 slots",
@@ -75,6 +77,7 @@ EXPERT_PLACEMENT = Family(
             "dsv2-lite-ep8": "DeepSeek-V2-Lite (26 x 64) on 8 devices, 72 slots",
             "dsv2-lite-robust-ep8": "DeepSeek-V2-Lite on 8 devices, the worst of 4 tasks",
             "dsv2-lite-robust-ep32": "DeepSeek-V2-Lite on 32 devices, 96 slots, the worst of 4 tasks",
+            "dsv2-lite-failover-ep8": "DeepSeek-V2-Lite on 8 devices, 144 slots, each expert on at least two devices",
             "dsv2-lite-affinity-ep4": "DeepSeek-V2-Lite on 4 devices, no replicas, planted affinity, traffic alone",
             "dsv2-lite-trace-ep8": "DeepSeek-V2-Lite on 8 devices, 200 steps of drifting loads with task switches",
         }
@@ -86,4 +89,5 @@ EXPERT_PLACEMENT = Family(
             "tensorrt-llm": Entry("headroom.export.expert_placement:tensorrt_llm", "load balancer YAML for TensorRT-LLM"),
         }
     ),
+    options=MappingProxyType({"min_holders": "--min-holders"}),
 )

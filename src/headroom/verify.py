@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from headroom.bounds.certificates import CertificateError
-from headroom.describe import misfit
+from headroom.describe import facts, misfit
 from headroom.documents import PLAN_SCHEMA, PlanDocument, load_document, read_document, result_document, strengthen
 from headroom.formulations.tolerances import CONTRADICTION, FEASIBILITY, OPTIMALITY_GAP, relative_gap
 from headroom.formulations.types import Bound, Evaluation, Plan, Status
@@ -99,6 +99,7 @@ class Report:
     def document(self) -> dict[str, Any]:
         best = self.best_bound
         given = self.given or self.instance
+        details = {} if self.plan is None or self.evaluation is None else facts(self.instance, self.plan)
         return {
             "schema": VERIFICATION_SCHEMA,
             "family": given.family,
@@ -130,6 +131,7 @@ class Report:
                 }
                 for item in self.bounds
             ],
+            **({"details": details} if details else {}),
         }
 
 

@@ -9,7 +9,7 @@ every set A of experts, N(A) the devices that hold one of them, and by max-flow 
 from __future__ import annotations
 
 import math
-from itertools import chain, combinations, combinations_with_replacement, product
+from itertools import combinations, combinations_with_replacement, product
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Oracle:
         self.best_split = data.get("split", "equal") == "optimal"
         self.worst = data.get("robust", "worst") == "worst"
         self.distinct = data.get("distinct", True)
+        self.min_holders = data.get("min_holders", 1)
         self.weight = {"balance": 1.0, "traffic": 0.0, "moves": 0.0} | data.get("weights", {})
         self.max_moves = data.get("max_moves")
         current = data.get("current_slot_expert")
@@ -49,7 +50,7 @@ class Oracle:
         return [content for content in found if self.allowed(content)]
 
     def allowed(self, content: Content) -> bool:
-        if len(set(chain(*content))) < self.experts:
+        if any(sum(e in experts for experts in content) < self.min_holders for e in range(self.experts)):
             return False
         if self.distinct and any(len(set(experts)) < len(experts) for experts in content):
             return False
