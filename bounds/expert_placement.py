@@ -5,6 +5,7 @@ r"""Bounds of the expert-placement family and the recheck of their certificates.
 | `mean`    | no device is below the mean: every layer's imbalance is at least 1               | closed form |
 | `replica` | replicas are whole: least z with sum_e max(min_holders, ceil(w_e / z)) <= R, c_e <= D | closed form |
 | `group`   | groups stay whole on nodes: the best assignment of groups to nodes                | closed form |
+| `configurations` | what one device can hold, for one placement of several tasks (`_configurations`) | certificate: weights of experts |
 | `partitions` | traffic, exactly, over all splits of few experts (`_partitions`)              | closed form |
 | `b_matching` | traffic: who meets whom, boundary by boundary (`_traffic`)                    | certificate: matching duals |
 | `chain_sdp`  | traffic: who shares a device with whom, all layers together (`_traffic`)      | certificate: semidefinite multipliers |
@@ -21,12 +22,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError
+from headroom.bounds.expert_placement_balance import LAYERS, ROUNDING, assign_groups, balance_layers, normalised_load
+from headroom.bounds.expert_placement_configurations import certified_layers, configurations_apply, content_bound
+from headroom.bounds.expert_placement_configurations_search import layer_weights
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
 from headroom.bounds.expert_placement_partitions import partition_traffic, traffic_of_kept
 from headroom.bounds.expert_placement_search import chain_prices, matching_prices, worth_asking
@@ -34,6 +39,7 @@ from headroom.bounds.expert_placement_sets import sets_apply
 from headroom.bounds.expert_placement_sets_close import certified_sets
 from headroom.bounds.expert_placement_sets_search import set_prices
 from headroom.bounds.expert_placement_traffic import ChainPrices, certified_traffic, chain_applies, levels
+from headroom.formulations.expert_placement import ExpertPlan, layer_imbalance
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import FEASIBILITY, OPTIMALITY_GAP
 from headroom.formulations.types import Bound, SolveParams
@@ -41,162 +47,24 @@ from headroom.instances.expert_placement import ExpertPlacement
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-ROUNDING = 1e-12
-"""Relative: more than the sums here and in `evaluate` can be off, for up to 10,000 experts."""
-MOST_GROUPS = 12
-"""Assignments of more groups to nodes are not enumerated."""
-
-
-def normalised_load(instance: ExpertPlacement) -> FloatArray:
-    """Loads in units of the mean device [S][L][E]; 0 in a layer without load."""
-    mean = instance.total_load / instance.devices
-    found: FloatArray = instance.load / np.where(mean > 0, mean, 1.0)[:, :, None]
-    return found
-
-
-def _views(instance: ExpertPlacement) -> FloatArray:
-    """Load vectors that are bounded one by one [V][L][E]: the largest over scenarios, or each scenario."""
-    load = normalised_load(instance)
-    return load.max(axis=0, keepdims=True) if instance.robust == "worst" else load
-
-
-def mean_layers(instance: ExpertPlacement) -> FloatArray:
-    """1 for every layer [L]."""
-    return np.ones(instance.layers)
-
-
-def replica_layers(instance: ExpertPlacement) -> FloatArray:
-    """What each layer's imbalance is at least [L], because a replica cannot be divided. O(S L E) times the bits of a float.
-
-    The bisection keeps its lower end where the replicas do not fit, so rounding cannot raise the bound by more than ROUNDING.
-    """
-    # A scenario without load counts 1, so each is put at 1 before their mean is taken.
-    found = np.maximum(np.stack([_least_replica(view, instance) for view in _views(instance)]), 1.0).mean(axis=0)
-    holders = instance.min_holders
-    if instance.slots == holders * instance.experts and (holders == 1 or instance.split == "equal"):
-        # Every expert stands exactly once on each of its holders and each replica carries w_e / holders (shares that the plan chooses could leave one
-        # idle, unless it is the only one). So the hottest has k - 1 different companions, at best the lightest.
-        ordered = np.sort(normalised_load(instance), axis=2) / holders
-        company = (ordered[:, :, -1] + ordered[:, :, : instance.slots_per_device - 1].sum(axis=2)) * (1 - ROUNDING)
-        found = np.maximum(found, company.max(axis=0) if instance.robust == "worst" else np.maximum(company, 1.0).mean(axis=0))
-    layers: FloatArray = np.maximum(found, 1.0)
-    return layers
-
-
-def _least_replica(load: FloatArray, instance: ExpertPlacement) -> FloatArray:
-    most = instance.most_replicas
-    if instance.group_limited and instance.distinct:
-        most = min(most, instance.node_devices)
-    slots = instance.slots
-    low = load.max(axis=1) / most
-    high = np.maximum(load.max(axis=1), low)
-    fits_low = _replicas_needed(load, low, instance.min_holders) <= slots
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        fits = _replicas_needed(load, middle, instance.min_holders) <= slots
-        high, low = np.where(fits, middle, high), np.where(fits | fits_low, low, middle)
-    least: FloatArray = low * (1 - ROUNDING)
-    return least
-
-
-def _replicas_needed(load: FloatArray, at: FloatArray, least: int) -> IntArray:
-    """sum_e max(least, ceil(w_e / z)) for each layer [L]: every expert needs a slot on each of `min_holders` devices."""
-    ratio = np.divide(load, at[:, None], out=np.zeros_like(load), where=at[:, None] > 0)
-    needed: IntArray = np.maximum(np.ceil(ratio * (1 - ROUNDING)), float(least)).sum(axis=1).astype(np.int64)
-    return needed
-
-
-def group_layers(instance: ExpertPlacement) -> FloatArray:
-    """What each layer's imbalance is at least [L], because all experts of a group sit in one node."""
-    if not instance.group_limited:
-        return mean_layers(instance)
-    load = normalised_load(instance).reshape(instance.scenarios, instance.layers, int(instance.group_of[-1]) + 1, -1).sum(axis=3)
-    views = load[None] if instance.robust == "worst" else load[:, None]
-    found = np.stack([assign_groups(view / instance.node_devices, instance)[0] for view in views])
-    layers: FloatArray = np.maximum(np.maximum(found * (1 - ROUNDING), 1.0).mean(axis=0), 1.0)
-    return layers
-
-
-def assign_groups(load: FloatArray, instance: ExpertPlacement) -> tuple[FloatArray, IntArray]:
-    """Groups with loads [S][L][groups] (relative to a node) to nodes, minimising the busiest node over all S.
-
-    Returns (value [L], node of each group [L][groups]). The value is +inf where whole groups cannot
-    fill the nodes. Exact for up to MOST_GROUPS groups, by dynamic programming over sets of groups,
-    O(3^groups nodes L). For more, the value is the heaviest group alone or the mean, whichever is larger, and the nodes are filled by falling load
-    (-1 where a group found no room).
-    """
-    layers, groups = load.shape[1], load.shape[2]
-    nodes = instance.nodes
-    room = instance.node_devices * instance.slots_per_device // (instance.experts // groups * instance.min_holders)
-    if groups > MOST_GROUPS:
-        return np.maximum(load.max(axis=(0, 2)), (load.sum(axis=2) / nodes).max(axis=0)), _fill_nodes(load.max(axis=0), nodes, room)
-    sets = 1 << groups
-    member = (np.arange(sets)[:, None] >> np.arange(groups)) & 1
-    cost = np.einsum("slg,cg->scl", load, member.astype(np.float64)).max(axis=0)
-    # Every slot of a node holds an expert of its groups, a different one on each slot of a device where they must be distinct.
-    fill = -(-instance.slots_per_device // (instance.experts // groups)) if instance.distinct else 1
-    cost[(member.sum(axis=1) > room) | (member.sum(axis=1) < fill)] = np.inf
-    value, choice = cost, np.zeros((nodes, sets, layers), dtype=np.int64)
-    choice[0] = np.arange(sets)[:, None]
-    for n in range(1, nodes):
-        after = np.empty_like(cost)
-        for whole in range(sets):
-            parts = _subsets(whole)
-            trial = np.maximum(value[whole ^ parts], cost[parts])
-            best = np.argmin(trial, axis=0)
-            after[whole], choice[n, whole] = trial[best, np.arange(layers)], parts[best]
-        value = after
-    node = np.zeros((layers, groups), dtype=np.int64)
-    for layer in range(layers):
-        left = sets - 1
-        for n in range(nodes - 1, -1, -1):
-            part = int(choice[n, left, layer])
-            node[layer, member[part] == 1] = n
-            left ^= part
-    return value[sets - 1], node
-
-
-def _subsets(whole: int) -> IntArray:
-    """All subsets of a set of bits, the empty one included."""
-    found, part = [], whole
-    while True:
-        found.append(part)
-        if part == 0:
-            return np.array(found)
-        part = (part - 1) & whole
-
-
-def _fill_nodes(load: FloatArray, nodes: int, room: int) -> IntArray:
-    layers, groups = load.shape
-    node = np.full((layers, groups), -1, dtype=np.int64)
-    for layer in range(layers):
-        carried, held = np.zeros(nodes), np.zeros(nodes, dtype=np.int64)
-        for g in np.argsort(-load[layer], kind="stable"):
-            n = int(np.argmin(np.where(held < room, carried, np.inf)))
-            if held[n] < room:
-                node[layer, g] = n
-                carried[n] += load[layer, g]
-                held[n] += 1
-    return node
-
-
-LAYERS = {"mean": mean_layers, "replica": replica_layers, "group": group_layers}
-"""The closed forms: what each layer's imbalance is at least."""
-
-
-def balance_layers(instance: ExpertPlacement) -> FloatArray:
-    """The best closed form of each layer [L]."""
-    return np.maximum(replica_layers(instance), group_layers(instance))
+UNKNOWN = 2.0
+"""Without a plan at hand a layer is thought to reach so many times its closed form."""
+REPORT_EVERY = 8
+"""Layers between two reports."""
 
 
 def _closed(instance: ExpertPlacement, method: str) -> Bound:
     layers = LAYERS[method](instance)
     if np.isinf(layers).any():
         return Bound(math.inf, method, "closed_form")  # groups cannot fill the nodes: there is no plan
+    return Bound(_balance_value(instance, layers), method, "closed_form")
+
+
+def _balance_value(instance: ExpertPlacement, layers: FloatArray) -> float:
+    """The objective's bound from what each layer's imbalance is at least."""
     # Shares may miss 1 by FEASIBILITY.
     tolerated = 1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)
-    value = instance.weights.balance * math.fsum(layers.tolist()) / instance.layers * tolerated * (1 - ROUNDING)
-    return Bound(value, method, "closed_form")
+    return instance.weights.balance * math.fsum(layers.tolist()) / instance.layers * tolerated * (1 - ROUNDING)
 
 
 def _with_traffic(instance: ExpertPlacement, traffic: float) -> float:
@@ -319,6 +187,40 @@ def group(instance: ExpertPlacement, params: SolveParams, progress: Progress) ->
     return _closed(instance, "group")
 
 
+def configurations(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Bound:
+    """What one device can hold, layer by layer; without effect (-inf) where shares are not equal or devices have many slots."""
+    return search_configurations(instance, params, progress)[0]
+
+
+def search_configurations(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> tuple[Bound, FloatArray]:
+    """(`configurations`, what it proves of each layer [L]). Anytime: layers that a stop leaves out have their closed form."""
+    floor = balance_layers(instance)
+    if not configurations_apply(instance) or np.isinf(floor).any():
+        return Bound(-math.inf, "configurations", "certificate", {"kind": "configurations", "levels": []}), floor
+    load = normalised_load(instance)
+    plan = progress.plan
+    limit = layer_imbalance(instance, plan) if isinstance(plan, ExpertPlan) else UNKNOWN * floor
+    weight, proved = load.sum(axis=0), floor.copy()
+
+    def layer_bound(layer: int) -> None:
+        if progress.should_stop() is None and limit[layer] > floor[layer] * (1 + OPTIMALITY_GAP):
+            w = np.ascontiguousarray(load[:, layer].T)
+            weight[layer] = layer_weights(w, instance, float(floor[layer]), float(limit[layer]), lambda: progress.should_stop() is not None)
+            proved[layer] = max(content_bound(w, instance, weight[layer], float(limit[layer])), float(floor[layer]))
+
+    def bound() -> Bound:
+        certificate = {"kind": "configurations", "weight": weight.copy(), "limit": limit}
+        return Bound(_balance_value(instance, proved), "configurations", "certificate", certificate)
+
+    with ThreadPoolExecutor(max(params.threads, 1)) as pool:
+        for number, _ in enumerate(pool.map(layer_bound, range(instance.layers))):
+            if number % REPORT_EVERY == 0:
+                progress.keep(bound())
+    found = bound()
+    progress.keep(found)
+    return found, proved
+
+
 def recheck(instance: ExpertPlacement, bound: Bound) -> float:
     """The value that the bound's closed form or certificate proves. Raises `CertificateError`."""
     if bound.proof == "closed_form":
@@ -334,12 +236,17 @@ def recheck(instance: ExpertPlacement, bound: Bound) -> float:
         raise CertificateError(f"bound {bound.method!r} carries no certificate")
     if certificate.get("kind") in ("chain_sdp", "chain_sets") and not certificate.get("levels"):
         return -math.inf
+    if certificate.get("kind") == "configurations":
+        if certificate.get("levels") == []:
+            return -math.inf
+        layers = certified_layers(instance, normalised_load(instance), certificate)
+        return _balance_value(instance, np.maximum(layers, balance_layers(instance)))
     if certificate.get("kind") == "chain_sets":
         return _with_traffic(instance, certified_sets(instance, certificate))
     return _with_traffic(instance, certified_traffic(instance, certificate))
 
 
 __all__ = [
-    "assign_groups", "b_matching", "balance_layers", "chain_sdp", "chain_sets", "group", "mean", "normalised_load", "partitions", "recheck",
-    "replica", "search_sets",
+    "assign_groups", "b_matching", "balance_layers", "chain_sdp", "chain_sets", "configurations", "group", "mean", "normalised_load", "partitions",
+    "recheck", "replica", "search_configurations", "search_sets",
 ]  # fmt: skip

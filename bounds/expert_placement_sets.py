@@ -79,4 +79,5 @@ def sets_within(transition: FloatArray, parts: int, price: FloatArray) -> float:
 def rounding(transition: FloatArray, parts: int, price: FloatArray) -> float:
     """More than the value of `parts` chains can be off: B k^2 transitions and L k prices are added up, k^2 or k at a time."""
     sizes = float(transition.sum()) + float(np.abs(price).sum())
-    return 4.0 * (len(price) + transition.shape[1]) * EPSILON * sizes * (parts + 1.0)
+    error: float = 4.0 * (len(price) + transition.shape[1]) * EPSILON * sizes * (parts + 1.0)
+    return error

@@ -9,15 +9,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import b_matching, balance_layers, chain_sdp, partitions_bound
+from headroom.bounds.expert_placement import b_matching, balance_layers, chain_sdp, partitions_bound, search_configurations
 from headroom.bounds.expert_placement import group as group_bound
 from headroom.bounds.expert_placement import mean as mean_bound
 from headroom.bounds.expert_placement import replica as replica_bound
+from headroom.bounds.expert_placement_configurations import configurations_apply
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
 from headroom.bounds.expert_placement_partitions import best_chain, work
 from headroom.bounds.expert_placement_sets import sets_apply
@@ -42,6 +44,9 @@ PARTITION_SPEED_PER_S = 1e8
 """Additions of the recurrence over partitions, cautiously: it cannot be stopped halfway."""
 CHAIN_SHARE, SETS_SHARE = 0.45, 0.15
 """Part of the time left that annealing may take before the bounds have theirs; less where the bounds' prices bring better plans."""
+
+CONFIGURATIONS_AT, CONFIGURATIONS_AFTER = 0.65, 3
+"""The bound by what a device can hold is asked for after this part of the time, or when all layers have stalled so many times."""
 
 
 def auto(instance: ExpertPlacement) -> str:
@@ -85,8 +90,7 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
     if mixed_needed(instance):
         search_mixed(instance, params, progress, layers.slot_expert())
     else:
-        for _ in layers.rounds():
-            progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
+        bounds += _balance(instance, params, progress, layers)
     if instance.weights.traffic > 0:
         bounds += _traffic_bounds(instance, params, progress)
     solver = None
@@ -96,6 +100,26 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
         solver = answer.solver
     stop = progress.should_stop() or "completed"
     return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=stop, solver=solver, details=_by_layer(instance, progress.plan))
+
+
+def _balance(instance: ExpertPlacement, params: SolveParams, progress: Progress, layers: Layers) -> list[Bound]:
+    """Layers annealed round by round; in between, once, the bound by what one device can hold."""
+
+    def anneal(until: Callable[[], bool]) -> None:
+        layers.stop = lambda: progress.should_stop() is not None or until()
+        for _ in layers.rounds():
+            progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
+
+    bounds: list[Bound] = []
+    if configurations_apply(instance):
+        ask_at_s = progress.elapsed_s + CONFIGURATIONS_AT * progress.remaining_s
+        anneal(lambda: progress.elapsed_s > ask_at_s or bool((layers.level[layers.open_layers()] >= CONFIGURATIONS_AFTER).all()))
+        if progress.gap > OPTIMALITY_GAP:
+            bound, proved = search_configurations(instance, params, progress)
+            layers.floor = np.maximum(layers.floor, proved)
+            bounds.append(bound)
+    anneal(lambda: False)
+    return bounds
 
 
 def _named(instance: ExpertPlacement, slot_expert: IntArray) -> IntArray:

@@ -62,12 +62,29 @@ def total_excess(load: FloatArray, tau: FloatArray) -> float:
 
 
 @compiled
+def carry(w: FloatArray, slots: IntArray, each: FloatArray, load: FloatArray) -> None:
+    """Loads of one replica of each expert [E][S], and of each device [D][S]."""
+    count = np.zeros(len(w), np.int64)
+    load[:] = 0.0
+    for d in range(len(slots)):
+        for e in slots[d]:
+            count[e] += 1
+    for e in range(len(w)):
+        each[e] = w[e] / count[e]
+    for d in range(len(slots)):
+        for e in slots[d]:
+            load[d] += each[e]
+
+
+@compiled
 def anneal(
-    w: FloatArray, slots: IntArray, home: IntArray, block: int, most_replicas: int, mean: bool, enough: float, steps: int, hot: float, cold: float,
-    rng: np.random.Generator, best_slots: IntArray, holders: int = 1,
+    w: FloatArray, slots: IntArray, home: IntArray, block: int, most_replicas: int, mean: bool, enough: float, begin: int, end: int, steps: int,
+    hot: float, cold: float, rng: np.random.Generator, best_slots: IntArray, holders: int = 1,
 ) -> float:  # fmt: skip
-    """Improve `slots` [D][k] (distinct, every expert on `holders` devices); the best objective, its slots in `best_slots`. Stops at `enough` or
-    after `steps`."""
+    """Anneal `slots` [D][k] (distinct, every expert on `holders` devices) in place, steps begin .. end - 1 of `steps`, from `hot` to `cold`.
+
+    Returns the best objective; `best_slots`, at first a placement to be better than, becomes its. Stops at `enough`.
+    """
     experts, scenarios = w.shape
     devices, k = slots.shape
     count = np.zeros(experts, np.int64)
@@ -77,19 +94,17 @@ def anneal(
             count[slots[d, r]] += 1
             holds[d, slots[d, r]] = 1
     each, load = np.zeros((experts, scenarios)), np.zeros((devices, scenarios))
-    for e in range(experts):
-        each[e] = w[e] / count[e]
-    for d in range(devices):
-        for r in range(k):
-            load[d] += each[slots[d, r]]
     most, tau, trial = np.zeros(scenarios), np.zeros(scenarios), np.zeros(scenarios)
+    carry(w, best_slots, each, load)
     best = busiest(load, most, mean)
-    best_slots[:, :] = slots
+    carry(w, slots, each, load)
     aim(most, best, 1.0, mean, tau)
     scale = max((best - 1.0) * (best - 1.0), 1e-18)
     fixed = experts * holders == devices * k
-    for step in range(steps):
-        temperature = scale * hot * (cold / hot) ** (step / steps)
+    cooling, temperature = math.log(cold / hot), 0.0
+    for step in range(begin, end):
+        if step % 64 == 0 or step == begin:
+            temperature = scale * hot * math.exp(cooling * step / steps)
         if not fixed and rng.random() < REPLICATE:
             d = int(rng.random() * devices)
             r = int(rng.random() * k)

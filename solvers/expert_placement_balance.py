@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import assign_groups, balance_layers, normalised_load
+from headroom.bounds.expert_placement_balance import assign_groups, balance_layers, normalised_load
 from headroom.instances.expert_placement import ExpertPlacement
 
 FloatArray = npt.NDArray[np.float64]
@@ -23,11 +23,11 @@ ENOUGH = 9e-7
 EXCHANGES = 4000
 CLOSE = 1e-3
 """One load vector: a layer this close to its floor is not annealed. It would cost a hundred times the exchanges and bring nothing."""
-STEPS_A_SLOT = 5_000
-"""Annealing steps of a round, for each slot of the layer."""
-HOT, COLD = 0.1, 0.001
-STALLED = 4
-"""Rounds without a gain after which a layer is left."""
+STEPS_A_SLOT, SLOWER, LEVELS = 5_000, 3, 6
+"""Annealing steps of a round, for each slot of the layer: so many times more after each round without a gain, and so many times in all."""
+HOT, COLD = 0.1, 0.01
+AT_ONCE = 500_000
+"""Steps between two looks at the clock."""
 GAIN = 0.01
 """What counts as a gain: so much of the gap."""
 
@@ -51,7 +51,8 @@ class Layers:
         self.value = np.full(instance.layers, np.inf)
         self.rngs = rng.spawn(instance.layers)
         self.home = self._homes()
-        self._stalled = np.zeros(instance.layers, dtype=np.int64)
+        self.level = np.zeros(instance.layers, dtype=np.int64)
+        """Rounds without a gain [L]; each makes the next ones slower."""
 
     def _homes(self) -> IntArray:
         """The node of each expert [L][E]; -1: any."""
@@ -126,10 +127,10 @@ class Layers:
         instance = self.instance
         distinct = np.array([_distinct(slots) for slots in self.slots])
         close = CLOSE if instance.scenarios == 1 else ENOUGH
-        return np.flatnonzero((self.value > self.floor * (1 + close)) & np.isfinite(self.value) & distinct & (self._stalled < STALLED))
+        return np.flatnonzero((self.value > self.floor * (1 + close)) & np.isfinite(self.value) & distinct & (self.level < LEVELS))
 
     def rounds(self) -> Iterator[float]:
-        """Anneal round by round; yields the balance part after each that improved something."""
+        """Anneal round by round; yields the balance part after each."""
         while not self.stop():
             layers = self.open_layers()
             if not len(layers):
@@ -137,9 +138,9 @@ class Layers:
             before = self.value.copy()
             self.each(self._anneal, layers)
             gained = before - self.value > GAIN * (before - self.floor)
-            self._stalled[layers] = np.where(gained[layers], 0, self._stalled[layers] + 1)
-            if (self.value < before).any():
-                yield float(self.value.mean())
+            if not self.stop():  # a round that was cut short says nothing
+                self.level[layers] += ~gained[layers]
+            yield float(self.value.mean())
 
     def _anneal(self, layer: int) -> None:
         from headroom.solvers.expert_placement_anneal import anneal
@@ -156,11 +157,15 @@ class Layers:
         if instance.robust == "mean":
             enough = (enough * instance.scenarios - float((~some).sum())) / float(some.sum())
         most = instance.devices if not instance.group_limited else instance.node_devices
-        anneal(
-            np.ascontiguousarray(self.load[some, layer].T), self.slots[layer].copy(), self.home[layer], instance.node_devices,
-            min(most, instance.most_replicas), instance.robust == "mean", enough,
-            STEPS_A_SLOT * instance.slots, HOT, COLD, self.rngs[layer], best, instance.min_holders,
-        )  # fmt: skip
+        steps = STEPS_A_SLOT * instance.slots * SLOWER ** int(self.level[layer])
+        w, slots = np.ascontiguousarray(self.load[some, layer].T), self.slots[layer].copy()
+        for begin in range(0, steps, AT_ONCE):
+            reached = anneal(
+                w, slots, self.home[layer], instance.node_devices, min(most, instance.most_replicas), instance.robust == "mean", enough,
+                begin, min(begin + AT_ONCE, steps), steps, HOT, COLD, self.rngs[layer], best, instance.min_holders,
+            )  # fmt: skip
+            if reached <= enough or self.stop():
+                break
         value = self._value(layer, best)
         if value < self.value[layer]:
             self.slots[layer], self.value[layer] = best, value

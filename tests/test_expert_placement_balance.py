@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headroom.bounds.expert_placement import assign_groups, balance_layers, normalised_load
+from headroom.bounds.expert_placement_balance import assign_groups, balance_layers, normalised_load
 from headroom.formulations.expert_placement import ExpertPlan, boundary_traffic, evaluate, layer_imbalance
 from headroom.formulations.types import SolveParams
 from headroom.heuristics.expert_placement import plan_of
@@ -113,7 +113,7 @@ def test_annealing_keeps_the_rules_and_tells_the_truth(mean: bool) -> None:
         slots = start(rng, experts, devices, k)
         most = min(devices, devices * k - experts + 1)
         best = slots.copy()
-        args = (np.full(experts, -1, dtype=np.int64), devices, most, mean, 1.0, 4000, 0.1, 0.001)
+        args = (np.full(experts, -1, dtype=np.int64), devices, most, mean, 1.0, 0, 4000, 4000, 0.1, 0.001)
         value = anneal(np.ascontiguousarray(w.T), slots.copy(), *args, np.random.default_rng(seed), best)
         assert complete(best, experts), seed
         assert distinct(best), seed
@@ -142,7 +142,7 @@ def test_annealing_leaves_experts_at_home() -> None:
         home = np.repeat(np.arange(nodes), each)
         w = rng.lognormal(0, 1, (nodes * each, 2))
         best = slots.copy()
-        anneal(w, slots.copy(), home, width, min(width, width * k - each + 1), False, 0.0, 5000, 0.1, 0.001, rng, best)
+        anneal(w, slots.copy(), home, width, min(width, width * k - each + 1), False, 0.0, 0, 5000, 5000, 0.1, 0.001, rng, best)
         assert complete(best, nodes * each)
         assert distinct(best)
         assert (home[best] == np.repeat(np.arange(nodes), width)[:, None]).all(), seed

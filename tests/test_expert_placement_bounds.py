@@ -11,7 +11,8 @@ import pytest
 
 from headroom.bounds import expert_placement as bounds
 from headroom.bounds.certificates import CertificateError
-from headroom.bounds.expert_placement import recheck, replica_layers
+from headroom.bounds.expert_placement import recheck
+from headroom.bounds.expert_placement_balance import replica_layers
 from headroom.bounds.expert_placement_partitions import best_chain, number_of_partitions, partitions
 from headroom.bounds.expert_placement_traffic import ChainPrices, Level, chain_within, levels, matching_within
 from headroom.formulations.progress import Progress

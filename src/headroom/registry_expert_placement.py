@@ -51,6 +51,9 @@ EXPERT_PLACEMENT = Family(
             "partitions": BoundMethod(
                 "headroom.bounds.expert_placement:partitions", "traffic over all splits of few experts: exact without spare slots", "closed_form"
             ),
+            "configurations": BoundMethod(
+                "headroom.bounds.expert_placement:configurations", "what one device can hold: few slots, one placement for several tasks"
+            ),
             "b_matching": BoundMethod("headroom.bounds.expert_placement:b_matching", "traffic: who can meet whom, boundary by boundary"),
             "chain_sdp": BoundMethod("headroom.bounds.expert_placement:chain_sdp", "traffic: semidefinite relaxation over the chain of layers"),
             "chain_sets": BoundMethod("headroom.bounds.expert_placement:chain_sets", "traffic: prices of experts over chains of a device's sets"),
