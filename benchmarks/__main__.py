@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks import gpu_selection, gpu_selection_epochs, gpu_selection_per_replica, gpu_selection_policies, gpu_selection_sweeps
+from benchmarks import (
+    expert_placement,
+    expert_placement_online,
+    gpu_selection,
+    gpu_selection_epochs,
+    gpu_selection_per_replica,
+    gpu_selection_policies,
+    gpu_selection_sweeps,
+)
 
 if __name__ == "__main__":
     gpu_selection.main(["--short"])
@@ -14,3 +22,7 @@ if __name__ == "__main__":
     gpu_selection_epochs.main(["--short"])
     print()
     gpu_selection_policies.main(["--short"])
+    print()
+    expert_placement.main(["--short"])
+    print()
+    expert_placement_online.main(["--short"])
