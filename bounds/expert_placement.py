@@ -21,7 +21,7 @@ companions. The others leave `min_holders` out, a relaxation, but for the room t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,6 +49,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 UNKNOWN = 2.0
 """Without a plan at hand a layer is thought to reach so many times its closed form."""
+OF_BALANCE = frozenset({"mean", "replica", "group", "configurations"})
+OF_TRAFFIC = frozenset({"partitions", "b_matching", "chain_sdp", "chain_sets"})
 REPORT_EVERY = 8
 """Layers between two reports."""
 
@@ -75,6 +77,39 @@ def _with_traffic(instance: ExpertPlacement, traffic: float) -> float:
         return math.inf
     balance = math.fsum(layers.tolist()) / instance.layers * tolerated
     return (instance.weights.balance * balance + instance.weights.traffic * traffic) * (1 - ROUNDING)
+
+
+def traffic_of(instance: ExpertPlacement, bound: Bound) -> float:
+    """What a bound says of a token's traffic whatever balance costs: `_with_traffic` the other way round, rounded down; 0 for bounds of balance."""
+    weight = instance.weights.traffic
+    if bound.method not in OF_TRAFFIC or not math.isfinite(bound.value) or weight <= 0:
+        return 0.0
+    traffic = (bound.value - _with_traffic(instance, 0.0)) / weight
+    return max(traffic - 4 * ROUNDING * (abs(bound.value) / weight + abs(traffic)), 0.0)
+
+
+def balance_of(instance: ExpertPlacement, bound: Bound) -> float:
+    """What a bound says of the mean imbalance whatever traffic and moves cost: bounds of balance alone do, and count neither; 0 for the others."""
+    weight = instance.weights.balance
+    return bound.value / weight * (1 - ROUNDING) if bound.method in OF_BALANCE and math.isfinite(bound.value) and weight > 0 else 0.0
+
+
+def boundary_bounds(instance: ExpertPlacement, certificate: Mapping[str, Any]) -> FloatArray:
+    """What a `b_matching` certificate proves of a token's traffic at each boundary alone [B]. O(B E^2). Raises `CertificateError`."""
+    boundaries = instance.layers - 1
+    if instance.transition is None or boundaries < 1:
+        return np.zeros(boundaries)
+    return np.array([certified_traffic(*_one_boundary(instance, certificate, b)) for b in range(boundaries)])
+
+
+def _one_boundary(instance: ExpertPlacement, certificate: Mapping[str, Any], b: int) -> tuple[ExpertPlacement, Mapping[str, Any]]:
+    """The instance of the layers b and b + 1, and what the certificate says of them."""
+    assert instance.transition is not None
+    changes: dict[str, Any] = {"load": instance.load[:, b : b + 2], "transition": instance.transition[b : b + 1], "max_moves": None}
+    changes |= {"current_slot_expert": None, "load_trace": None, "model_layers": None, "moe_layer_ids": None}
+    weights = instance.weights.model_dump() | {"moves": 0.0}
+    part = {"kind": "b_matching", "levels": [{name: level[name][b : b + 1] for name in ("row", "column")} for level in certificate["levels"]]}
+    return instance.replace(**changes, weights=weights), part
 
 
 def partitions_bound(instance: ExpertPlacement, kept: float) -> Bound:
@@ -247,6 +282,6 @@ def recheck(instance: ExpertPlacement, bound: Bound) -> float:
 
 
 __all__ = [
-    "assign_groups", "b_matching", "balance_layers", "chain_sdp", "chain_sets", "configurations", "group", "mean", "normalised_load", "partitions",
-    "recheck", "replica", "search_configurations", "search_sets",
+    "assign_groups", "b_matching", "balance_layers", "balance_of", "boundary_bounds", "chain_sdp", "chain_sets", "configurations", "group", "mean",
+    "normalised_load", "partitions", "recheck", "replica", "search_configurations", "search_sets", "traffic_of",
 ]  # fmt: skip

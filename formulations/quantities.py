@@ -12,15 +12,29 @@ A family lists its quantities in the registry: `f(instance, index) -> Quantity`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headroom.formulations.types import Plan
+from headroom.formulations.progress import Progress
+from headroom.formulations.types import Plan, SolveParams
 from headroom.instances.base import Instance
 from headroom.instances.errors import InputError
 
 Effect = Literal["relaxes", "tightens", "prices"]
+
+
+@dataclass(frozen=True)
+class Front:
+    """One search that finds plans for many values of a limit.
+
+    `plans(values, known plans, params, progress)` maps values to plans, the tightest value that makes sense always among them; `alone` says whether
+    that search is all that `method` could do, so that nothing needs to be solved value by value.
+    """
+
+    plans: Callable[[Sequence[float], Iterable[Plan], SolveParams, Progress], Mapping[float, Plan]]
+    alone: bool
+    method: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,11 @@ class Quantity:
     """The name of the constraint that the number limits, as sensitivity reports name it."""
     dual: Callable[[Any], float | None] | None = None
     """What one unit of relaxing saves by the linear relaxation's multipliers, for a variant; None where that says nothing."""
+
+    front: Front | None = None
+    """Effect "relaxes": a search that answers many values at once."""
+    bound: Callable[[float], tuple[float, str] | None] = lambda value: None
+    """What the family itself knows of the optimum at a value: a bound from below, and the argument."""
 
     @property
     def label(self) -> str:

@@ -105,6 +105,44 @@ def load_trace(
     return trace
 
 
+def drifted_loads(rng: np.random.Generator, load: FloatArray, drift: float) -> FloatArray:
+    """Loads of a later time, of the same shape: every log load goes `drift` standard normal steps further; totals stay, in whole tokens."""
+    number("drift", drift, 0.0, 5.0)
+    later = np.where(load > 0, load, 0.0) * np.exp(drift * rng.standard_normal(load.shape))
+    return np.stack([whole_tokens(row, int(tokens)) for row, tokens in zip(later, load.sum(axis=-1), strict=True)])
+
+
+def placement_of(load: FloatArray, devices: int, slots_per_device: int) -> IntArray:
+    """Slots [layer][slot] that serve loads [layer][expert] well, as what stands when loads have changed: DeepSeek's EPLB without groups.
+
+    Spare slots go one by one to the expert with the highest load a copy; copies are then placed by falling load, each on the lightest device that
+    has room and does not hold the expert. Where none is left, a copy changes places with one of another device. Needs a slot for each expert, and
+    no more slots on a device than there are experts. O(L R (E + D)).
+    """
+    found = np.empty((len(load), devices * slots_per_device), dtype=np.int64)
+    for layer, row in enumerate(load):
+        copies = np.ones(len(row), dtype=np.int64)
+        for _ in range(devices * slots_per_device - len(row)):
+            copies[int(np.argmax(np.where(copies < devices, row / copies, -1.0)))] += 1
+        each = np.repeat(row / copies, copies)
+        holds: list[list[int]] = [[] for _ in range(devices)]
+        carried = np.zeros(devices)
+        for at in np.argsort(-each, kind="stable"):
+            e = int(np.repeat(np.arange(len(row)), copies)[at])
+            room = [d for d in range(devices) if len(holds[d]) < slots_per_device]
+            free = [d for d in room if e not in holds[d]]
+            if not free:  # the devices with room hold e already: another one takes it and gives them an expert that they lack
+                full, given = next((d, f) for d in range(devices) if e not in holds[d] for f in holds[d] if f not in holds[room[0]])
+                holds[full][holds[full].index(given)] = e
+                holds[room[0]].append(given)
+                continue
+            d = min(free, key=lambda d: (carried[d], d))
+            holds[d].append(e)
+            carried[d] += each[at]
+        found[layer] = [e for own in holds for e in own]
+    return found
+
+
 def planted_transitions(rng: np.random.Generator, load: FloatArray, clusters: int, affinity: float = 0.35, noise: float = 0.5) -> FloatArray:
     """Shares of tokens [boundary][expert][expert] for loads [layer][expert] or [scenario][layer][expert]; each boundary adds up to 1.
 

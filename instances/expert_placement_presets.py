@@ -17,7 +17,15 @@ import numpy as np
 
 from headroom.instances.errors import InputError, shown
 from headroom.instances.expert_placement import ExpertPlacement
-from headroom.instances.expert_placement_generators import correlated_loads, load_trace, lognormal_loads, planted_transitions, whole
+from headroom.instances.expert_placement_generators import (
+    correlated_loads,
+    drifted_loads,
+    load_trace,
+    lognormal_loads,
+    placement_of,
+    planted_transitions,
+    whole,
+)
 
 Builder = Callable[..., dict[str, Any]]
 """f(rng, **settings) -> the fields of an instance, and "provenance". Keyword-only parameters are the preset's settings."""
@@ -160,6 +168,21 @@ def model_preset(
     return build
 
 
+def replan_preset(model: Model, devices: int, slots: int, default_sigma: float, **fields: Any) -> Builder:
+    """A builder of `model` with the placement that stands: EPLB's for last week's loads, which have drifted since."""
+
+    def build(
+        rng: np.random.Generator, *, layers: int = model.moe_layers, sigma: float = default_sigma, tokens: int = 65_536, drift: float = 0.3
+    ) -> dict[str, Any]:
+        """As in `model_preset`; log loads have gone `drift` standard deviations further since the placement was made."""
+        data = model_preset(model, devices, slots, sigma, **fields)(rng, layers=layers, tokens=tokens)
+        placed = placement_of(data["load"][0], devices, slots // devices)
+        data["provenance"]["settings"]["drift"] = drift
+        return data | {"load": drifted_loads(rng, data["load"][0], drift)[None], "current_slot_expert": placed}
+
+    return build
+
+
 PRESETS: Mapping[str, Builder] = {
     "toy": toy,
     "toy-traffic": toy_traffic,
@@ -185,6 +208,8 @@ PRESETS: Mapping[str, Builder] = {
     "dsv2-lite-robust-ep32": model_preset(DEEPSEEK_V2_LITE, 32, 96, 0.8, per_node=8, default_scenarios=4),
     "dsv2-lite-failover-ep8": model_preset(DEEPSEEK_V2_LITE, 8, 144, 0.8, min_holders=2),
     "dsv2-lite-affinity-ep4": model_preset(DEEPSEEK_V2_LITE, 4, 64, 0.8, default_clusters=16, weights={"balance": 0.0, "traffic": 1.0}),
+    "dsv2-lite-replan-ep8": replan_preset(DEEPSEEK_V2_LITE, 8, 72, 0.8),
+    "deepseek-v3-replan-ep32": replan_preset(DEEPSEEK_V3, 32, 288, 1.0, per_node=8),
     "dsv2-lite-trace-ep8": model_preset(DEEPSEEK_V2_LITE, 8, 72, 0.8, default_steps=200, default_tokens=4096),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@
 |----------------|-----------------------------------------------------------------------------|------------------------------------|
 | `local_search` | exchanges, then annealing of every layer that is not at its floor           | closed forms                       |
 | `highs`        | the Pyomo model by HiGHS: small instances                                   | HiGHS' word; closed forms          |
+| `cpsat`        | an integer model for CP-SAT, layer by layer where layers share nothing      | CP-SAT's word; closed forms        |
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from headroom.bounds.expert_placement_configurations import configurations_apply
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
 from headroom.bounds.expert_placement_partitions import best_chain, work
 from headroom.bounds.expert_placement_sets import sets_apply
-from headroom.formulations.expert_placement import ExpertPlan, build_model, layer_imbalance
+from headroom.formulations.expert_placement import ExpertPlan, build_model
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import OPTIMALITY_GAP
-from headroom.formulations.types import Bound, Outcome, Plan, SolveParams
+from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.heuristics.expert_placement_split import plan_of
 from headroom.instances.expert_placement import ExpertPlacement
 from headroom.solvers.expert_placement_balance import Layers
 from headroom.solvers.expert_placement_mixed import mixed_needed, rename_devices, search_mixed
+from headroom.solvers.expert_placement_parts import gaps
 from headroom.solvers.expert_placement_sets import chain_of_sets, named_partitions
 from headroom.solvers.expert_placement_traffic import Chain
 from headroom.solvers.expert_placement_traffic import fits as chain_fits
@@ -42,7 +44,7 @@ SMALL_MODEL, LARGEST_MODEL = 400, 20_000
 WITHOUT_PRESOLVE = 2_000
 PARTITION_SPEED_PER_S = 1e8
 """Additions of the recurrence over partitions, cautiously: it cannot be stopped halfway."""
-CHAIN_SHARE, SETS_SHARE = 0.45, 0.15
+CHAIN_SHARE, SETS_SHARE, MIXED_SHARE = 0.45, 0.15, 0.8
 """Part of the time left that annealing may take before the bounds have theirs; less where the bounds' prices bring better plans."""
 
 CONFIGURATIONS_AT, CONFIGURATIONS_AFTER = 0.65, 3
@@ -88,7 +90,10 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
     if np.isfinite(layers.value).all():
         progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
     if mixed_needed(instance):
-        search_mixed(instance, params, progress, layers.slot_expert())
+        until = progress.elapsed_s + (MIXED_SHARE if instance.weights.traffic > 0 else 1.0) * progress.remaining_s
+        search_mixed(instance, params, progress, layers.slot_expert(), lambda: progress.should_stop() is not None or progress.elapsed_s > until)
+        if progress.gap > OPTIMALITY_GAP and configurations_apply(instance):
+            bounds.append(search_configurations(instance, params, progress)[0])
     else:
         bounds += _balance(instance, params, progress, layers)
     if instance.weights.traffic > 0:
@@ -99,7 +104,8 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
         bounds += [bound for bound in answer.bounds if bound.proof == "solver"]
         solver = answer.solver
     stop = progress.should_stop() or "completed"
-    return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=stop, solver=solver, details=_by_layer(instance, progress.plan))
+    details = gaps(instance, progress.plan, bounds, layers.floor)
+    return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=stop, solver=solver, details=details)
 
 
 def _balance(instance: ExpertPlacement, params: SolveParams, progress: Progress, layers: Layers) -> list[Bound]:
@@ -136,14 +142,18 @@ def _chain(instance: ExpertPlacement, params: SolveParams, progress: Progress, b
         progress.offer(plan_of(instance, named_partitions(instance, blocks)))
     if progress.gap > OPTIMALITY_GAP:
         until = progress.elapsed_s + (SETS_SHARE if sets_apply(instance) else CHAIN_SHARE) * progress.remaining_s
-        chain = Chain(instance, params.rng(), params.threads, lambda: progress.should_stop() is not None or progress.elapsed_s > until)
+        chain = Chain(
+            instance, params.rng(), params.threads, lambda: progress.should_stop() is not None or progress.elapsed_s > until,
+            lambda: until - progress.elapsed_s,
+        )  # fmt: skip
         progress.offer(plan_of(instance, chain.slot_expert()))
         if isinstance(progress.plan, ExpertPlan):
             chain.start_from(progress.plan.slot_expert)
         for _ in chain.rounds():
             progress.offer(plan_of(instance, chain.slot_expert()))
         bounds += _traffic_bounds(instance, params, progress)
-    return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed")
+    details = gaps(instance, progress.plan, bounds)
+    return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed", details=details)
 
 
 def _traffic_bounds(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> list[Bound]:
@@ -156,14 +166,6 @@ def _traffic_bounds(instance: ExpertPlacement, params: SolveParams, progress: Pr
         if progress.gap <= OPTIMALITY_GAP:
             break
     return [bound for bound in found if bound.value > -math.inf]
-
-
-def _by_layer(instance: ExpertPlacement, plan: Plan | None) -> dict[str, object]:
-    """Balance of the plan, layer by layer, beside the closed forms; gaps as everywhere, (value - bound) / value."""
-    if not isinstance(plan, ExpertPlan):
-        return {}
-    value, floor = layer_imbalance(instance, plan), balance_layers(instance)
-    return {"layers": {"imbalance": value.tolist(), "bound": floor.tolist(), "worst_gap": float((1.0 - floor / value).max())}}
 
 
 def highs(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Outcome:
@@ -200,7 +202,43 @@ def highs(instance: ExpertPlacement, params: SolveParams, progress: Progress) ->
         bounds = (*bounds, Bound(math.inf, "highs", "solver"))
     elif -math.inf < answer.bound * scale <= progress.objective * (1 + OPTIMALITY_GAP):
         bounds = (*bounds, Bound(min(answer.bound * scale, progress.objective), "highs", "solver"))
-    return Outcome(plan=progress.plan, bounds=bounds, stop=answer.stop, solver=answer.solver, details={"nodes": answer.nodes})
+    details = {"nodes": answer.nodes} | gaps(instance, progress.plan, bounds)
+    return Outcome(plan=progress.plan, bounds=bounds, stop=answer.stop, solver=answer.solver, details=details)
 
 
-__all__ = ["auto", "highs", "local_search"]
+def cpsat(instance: ExpertPlacement, params: SolveParams, progress: Progress) -> Outcome:
+    """Scaled to integers and solved by CP-SAT (see `expert_placement_cpsat`), from a placement by exchanges; its bound is its own word."""
+    from headroom.solvers.expert_placement_cpsat import LARGEST_MODEL, WORTH_A_FLOOR, Search, model_size
+
+    bounds = closed_forms(instance, params, progress)
+    if any(bound.value == math.inf for bound in bounds):
+        return Outcome(bounds=bounds, notes=("the nodes cannot be filled with whole groups",))
+    size = model_size(instance)
+    if size > LARGEST_MODEL:
+        note = f"the model has about {size:,} variables, more than CP-SAT can use ({LARGEST_MODEL:,})"
+        return Outcome(plan=progress.plan, bounds=bounds, notes=(note,))
+    if instance.current_slot_expert is not None:
+        progress.offer(plan_of(instance, instance.current_slot_expert))
+    layers = Layers(instance, params.rng(), params.threads, lambda: progress.should_stop() is not None)
+    layers.pack()
+    if np.isfinite(layers.value).all():
+        progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
+    if instance.weights.traffic > 0:  # a bound that verify can recheck
+        bounds = (*bounds, b_matching(instance, params, progress))
+        progress.keep(bounds[-1])
+    floor = balance_layers(instance)
+    if size > WORTH_A_FLOOR and progress.gap > OPTIMALITY_GAP and instance.weights.balance > 0 and configurations_apply(instance):
+        bound, floor = search_configurations(instance, params, progress)
+        bounds = (*bounds, bound)
+    search = Search(instance, params, progress, floor)
+    stop = search.run()
+    if search.bound == math.inf and progress.plan is None:
+        bounds = (*bounds, Bound(math.inf, "cpsat", "solver"))
+    elif -math.inf < search.bound <= progress.objective * (1 + OPTIMALITY_GAP):
+        bounds = (*bounds, Bound(min(search.bound, progress.objective), "cpsat", "solver"))
+    note = f"coefficients scaled to integers: at most {search.loss:.1e} of the bound lost"
+    details = gaps(instance, progress.plan, bounds, floor)
+    return Outcome(plan=progress.plan, bounds=bounds, stop=stop, solver=search.solver, notes=(note,), details=details)
+
+
+__all__ = ["auto", "cpsat", "highs", "local_search"]

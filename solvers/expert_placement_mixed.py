@@ -67,6 +67,11 @@ class Mixed:
             stalled = 0 if gained > LEAST_GAIN * (self.balance * self.instance.layers + self.instance.weights.traffic) else stalled + 1
             yield gained
 
+    def once(self, move_price: float, hot: float) -> float:
+        """One sweep at a price of moves and a temperature; what it gained at that price."""
+        self.move_price, self._hot = move_price, hot
+        return self._sweep(0) + self._sweep(1)
+
     def objective(self) -> float:
         """What the placement costs now."""
         return evaluate(self.instance, plan_of(self.instance, self.slot_expert)).objective
@@ -181,7 +186,7 @@ def mixed_needed(instance: ExpertPlacement) -> bool:
     return moves or (instance.weights.traffic > 0 and instance.layers > 1)
 
 
-def search_mixed(instance: ExpertPlacement, params: SolveParams, progress: Progress, balanced: IntArray) -> None:
+def search_mixed(instance: ExpertPlacement, params: SolveParams, progress: Progress, balanced: IntArray, stop: Callable[[], bool]) -> None:
     """Offer plans for any weights, from the balanced placement, the current one and a linear one, whichever is best so far."""
     rng = params.rng()
     starts = [balanced, np.tile(np.arange(instance.slots) % instance.experts, (instance.layers, 1))]
@@ -194,11 +199,11 @@ def search_mixed(instance: ExpertPlacement, params: SolveParams, progress: Progr
         return
     if instance.max_moves is not None:
         if any(start is starts[-1] for start in usable):
-            _within_moves(instance, params, progress, starts[-1], rng)
+            _within_moves(instance, params, progress, starts[-1], rng, stop)
         return
     free = [evaluate(instance, plan_of(instance, start)) for start in usable]
     best = min(range(len(usable)), key=lambda number: free[number].objective)
-    search = Mixed(instance, usable[best], rng, params.threads, lambda: progress.should_stop() is not None)
+    search = Mixed(instance, usable[best], rng, params.threads, stop)
     for _ in search.sweeps():
         progress.offer(plan_of(instance, search.slot_expert))
     for _ in search.hops():
@@ -219,16 +224,14 @@ def _usable(instance: ExpertPlacement, slot_expert: IntArray) -> bool:
     return bool((on_node.sum(axis=2) == 1).all())
 
 
-def _within_moves(instance: ExpertPlacement, params: SolveParams, progress: Progress, current: IntArray, rng: np.random.Generator) -> None:
+def _within_moves(
+    instance: ExpertPlacement, params: SolveParams, progress: Progress, current: IntArray, rng: np.random.Generator, stop: Callable[[], bool]
+) -> None:
     """A cap on moves: searches at several prices of a move, and where layers do not meet the best choice among all their layers.
 
     `current` [L][R]: the placement that stands, repaired where it breaks a rule that annealing keeps but does not bring about.
     """
     alone = instance.weights.traffic == 0 or instance.layers == 1
-
-    def stop() -> bool:
-        return progress.should_stop() is not None
-
     options = Options(instance)
     for layer in range(instance.layers):
         options.add(layer, current[layer])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headroom.bounds.expert_placement import recheck
+from headroom.bounds.expert_placement import chain_sdp, recheck
 from headroom.documents import load_document, result_document, save_document
 from headroom.formulations.expert_placement import ExpertPlan, evaluate
 from headroom.formulations.progress import Progress
@@ -115,14 +115,19 @@ def test_documents_verify() -> None:
     assert verified >= 25
 
 
+@pytest.mark.parametrize("method", ["chain_sets", "chain_sdp"])
 @pytest.mark.parametrize("suffix", [".json", ".npz"])
-def test_traffic_certificates_survive_files(suffix: str, tmp_path: Any) -> None:
-    # Two prices of hops: a b-matching and a semidefinite certificate for devices and for nodes.
+def test_traffic_certificates_survive_files(suffix: str, method: str, tmp_path: Any) -> None:
+    # Two prices of hops: a b-matching and a certificate of the chain, for devices and for nodes.
     data = with_traffic(1, 3, 8, 4, devices_per_node=2, hop_cost={"same_node": 1.0, "other_node": 2.5})
     instance = ExpertPlacement(**data)
     document = result_document(solved(instance))
     methods = {item["method"]: item for item in document["bounds"]}
-    assert {"b_matching", "chain_sdp"} <= set(methods)
+    assert {"b_matching", "chain_sets"} <= set(methods)
+    if method == "chain_sdp":
+        params = SolveParams()
+        found = chain_sdp(instance, params, Progress(params))
+        document["bounds"].append({**methods["chain_sets"], "method": method, "value": found.value, "certificate": found.certificate})
     path = tmp_path / f"plan{suffix}"
     save_document(document, path)
     report = verify(instance, load_document(path))
@@ -131,14 +136,14 @@ def test_traffic_certificates_survive_files(suffix: str, tmp_path: Any) -> None:
     # Another instance's certificate, or a value that it does not prove, is refused.
     better = json.loads(to_json(document))
     for item in better["bounds"]:
-        if item["method"] == "chain_sdp":
+        if item["method"] == method:
             item["value"] *= 1.001
-    assert any("chain_sdp" in problem for problem in verify(instance, better).problems)
+    assert any(method in problem for problem in verify(instance, better).problems)
     swapped = json.loads(to_json(document))
     for item in swapped["bounds"]:
-        if item["method"] == "chain_sdp":
+        if item["method"] == method:
             item["certificate"]["levels"] = item["certificate"]["levels"][::-1]
-    assert any("chain_sdp" in problem for problem in verify(instance, swapped).problems)
+    assert any(method in problem for problem in verify(instance, swapped).problems)
 
 
 # Plans that cannot be.

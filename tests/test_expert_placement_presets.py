@@ -44,6 +44,8 @@ SIZES = {
     "dsv2-lite-robust-ep32": (27, 1, 64, 32, 8, 96),
     "dsv2-lite-failover-ep8": (27, 1, 64, 8, 8, 144),
     "dsv2-lite-affinity-ep4": (27, 1, 64, 4, 4, 64),
+    "dsv2-lite-replan-ep8": (27, 1, 64, 8, 8, 72),
+    "deepseek-v3-replan-ep32": (61, 3, 256, 32, 8, 288),
     "dsv2-lite-trace-ep8": (27, 1, 64, 8, 8, 72),
 }
 TOYS = ("toy", "toy-traffic", "toy-moves", "toy-robust", "toy-optimal-split", "toy-failover", "toy-trace")

@@ -579,7 +579,7 @@ def test_nothing_anywhere_exits_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "expected one of --price, --cap, --rate, --vary, --shadow, --slo, got 0"),
+        ((), "expected one of --price, --cap, --rate, --moves, --vary, --shadow, --slo, got 0"),
         (("--shadow", "--rate", "1,2"), "--slo, got 2"),
         (("--price", "C=1,2"), "price: must name a replica type, a pool or a GPU"),
         (("--price", "A"), "price of A: needs values"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from headroom.formulations.types import SolveParams
     from headroom.instances.errors import InputError
     from headroom.run import Result, run
-    from headroom.sweep import Sweep, sweep, sweep_slo
+    from headroom.sweep import Sweep, moves_front, sweep, sweep_slo
     from headroom.verify import verify
 
     __version__: str
@@ -36,6 +36,7 @@ _HOME = {
     "failover": "headroom.api",
     "compare": "headroom.compare",
     "load": "headroom.api",
+    "moves_front": "headroom.sweep",
     "run": "headroom.run",
     "solve": "headroom.api",
     "sweep": "headroom.sweep",
@@ -44,8 +45,8 @@ _HOME = {
 }
 
 __all__ = [
-    "InputError", "Result", "SolveParams", "Sweep", "__version__", "bound", "compare", "failover", "load", "run", "solve", "sweep", "sweep_slo",
-    "verify",
+    "InputError", "Result", "SolveParams", "Sweep", "__version__", "bound", "compare", "failover", "load", "moves_front", "run", "solve", "sweep",
+    "sweep_slo", "verify",
 ]  # fmt: skip
 
 

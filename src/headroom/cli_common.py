@@ -142,6 +142,15 @@ def rows_of_pairs(pairs: Sequence[tuple[str, str]]) -> str:
     return "".join(f"{name.ljust(width)}  {clean(value)}".rstrip() + "\n" for name, value in pairs)
 
 
+def without_plan(notes: Sequence[tuple[str, str]]) -> str:
+    """One line about methods that have no plan for an instance: (method, why); the same reason is said once."""
+    by_reason: dict[str, list[str]] = {}
+    for method, text in notes:
+        by_reason.setdefault(text.removeprefix(f"{method}: "), []).append(method)
+    said = "; ".join(f"{', '.join(dict.fromkeys(methods))} ({reason})" for reason, methods in by_reason.items())
+    return f"no plan: {said}\n" if said else ""
+
+
 def read_instance(path: str) -> Instance:
     from headroom.api import load
 

@@ -21,6 +21,7 @@ from headroom.cli_common import (
     positive,
     seconds,
     table,
+    without_plan,
     write_json,
     write_out,
 )
@@ -137,8 +138,24 @@ def as_text(rows: list[dict[str, Any]]) -> str:
         bound = "no plan exists" if proved else bound_text(head["bound"])
         by = f", by {head['bound_method']} ({str(head['bound_proof']).replace('_', ' ')})" if head["bound_method"] else ""
         text += f"{head['instance']} ({head['family']}, sha256 {digest[:8]}): best bound {bound}{by}\n"
-        text += table(HEADINGS, [_cells(row) for row in group], HEADINGS[1:6]) + "\n"
+        silent = [row for row in group if _silent(row)]
+        shown = [row for row in group if row not in silent] or group
+        text += table(HEADINGS, [_cells(row) for row in shown], HEADINGS[1:6])
+        if len(shown) < len(group):
+            text += without_plan([(row["method"], row["note"]) for row in silent if row["kind"] != "bound"])
+            bounds = [row["method"] for row in silent if row["kind"] == "bound"]
+            text += f"no bound: {', '.join(dict.fromkeys(bounds))}\n" if bounds else ""
+        text += "\n"
     return text
+
+
+def _silent(row: dict[str, Any]) -> bool:
+    """A run with nothing to show but a reason: a baseline that is not made for the instance, a bound that says nothing of it."""
+    if row["error"] or row["status"] == "infeasible":
+        return False
+    if row["kind"] == "bound":
+        return row["own_bound"] is None
+    return row["kind"] != "exact" and row["objective"] is None and bool(row.get("note")) and not _dropped(row)
 
 
 HEADINGS = ("method", "seed", "objective", "gap", "certified gap", "runtime", "status", "stop")

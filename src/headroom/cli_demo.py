@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headroom.cli_common import bound_text, note, objective_text, percent, seconds, table, write_out
+from headroom.cli_common import bound_text, note, objective_text, percent, seconds, table, without_plan, write_out
 
 if TYPE_CHECKING:
     from headroom.formulations.types import SolveParams
@@ -88,12 +88,14 @@ def _methods_table(instance: Instance, results: list[Result], certified: float) 
     from headroom.formulations.tolerances import relative_gap
 
     heading = f"objective{unit(instance)}"
-    ranked = sorted(results, key=lambda result: (result.objective, result.runtime_s))
+    silent = [item for item in results[1:] if item.plan is None and item.notes]
+    ranked = sorted((item for item in results if item not in silent), key=lambda result: (result.objective, result.runtime_s))
     rows = [
         [item.method, objective_text(item.objective), percent(relative_gap(item.objective, certified)), item.status, seconds(item.runtime_s)]
         for item in ranked
     ]
-    return table(("method", heading, "gap to bound", "status", "runtime"), rows, (heading, "gap to bound", "runtime"))
+    text = table(("method", heading, "gap to bound", "status", "runtime"), rows, (heading, "gap to bound", "runtime"))
+    return text + without_plan([(item.method, item.notes[0]) for item in silent])
 
 
 def _bounds_table(instance: Instance, best: Result, bounds: list[tuple[str, float, str]]) -> str:

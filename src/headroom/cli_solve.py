@@ -209,7 +209,7 @@ class LiveLine:
 
 def summary(result: Result) -> str:
     """A result for people: what was found, what is proved, by whom."""
-    from headroom.describe import describe, unit
+    from headroom.describe import certified, describe, unit
 
     instance = result.instance
     solver = f" ({result.solver})" if result.solver else ""
@@ -235,7 +235,7 @@ def summary(result: Result) -> str:
             pairs.append(("certified gap", percent(result.certified_gap)))
     pairs.append(("runtime", seconds(result.runtime_s)))
     if result.plan is not None:
-        pairs += describe(instance, result.plan)
+        pairs += describe(instance, result.plan) + certified(result.details)
     pairs += [("note", text) for text in result.notes]
     pairs += [("infeasible", text) for text in messages_of(result)]
     return rows_of_pairs(pairs) + _sensitivity(result)

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from headroom.sweep_kinds import Sweeper
     from headroom.sweep_types import Sweep
 
-HELP = """Say what prices, caps, load and latency limits cost, by warm-started re-solves.
+HELP = """Say what prices, caps, load, latency limits and moves cost, by warm-started re-solves.
 
 One sweep a command. Values are a list (1,2,4) or lo:hi:n (a rate's are spaced evenly in ratio). A price sweep also finds every price between
-its ends at which the best mix changes. --slo reads a performance table (X) and --trace, as headroom import splitwise-perf does.
+its ends at which the best mix changes. --moves is for expert placements that have a current one. --slo reads a performance table (X) and --trace,
+as headroom import splitwise-perf does.
 
 Exit code: 0 done (also by a time limit), 1 no plan anywhere, 130/143 interrupted; what is known by then is written.
 """
@@ -50,6 +51,7 @@ def sweep_command(
     price: Annotated[str | None, typer.Option(metavar="NAME=VALUES", help="Sweep a type's price, or a GPU's: H100=1:6:11.")] = None,
     cap: Annotated[str | None, typer.Option(metavar="NAME[=VALUES]", help="Sweep a type's max_count, or a pool's max_gpus.")] = None,
     rate: Annotated[str | None, typer.Option(metavar="VALUES", help="Sweep the total rate, requests/s: 1:4096:13.")] = None,
+    moves: Annotated[str | None, typer.Option(metavar="VALUES", help="Sweep max_moves of a placement: 0:200:21; both ends are added.")] = None,
     vary: Annotated[str | None, typer.Option(metavar="WHAT[:NAME][=VALUES]", help="Sweep any quantity that headroom families lists.")] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="What one more and one less of every limit is worth.")] = False,
     slo: Annotated[bool, typer.Option("--slo", help="Sweep latency limits over --trace.")] = False,
@@ -85,7 +87,7 @@ def sweep_command(
         raise InputError(f"must end in {', '.join(PLOTS[:-1])} or {PLOTS[-1]}", str(plot))
     params = SolveParams(time_limit_s=positive(time_limit, "--time-limit"), gap_limit=gap, threads=at_least(threads, 1, "--threads"))
     common = {"method": method, "total": positive(total_time_limit, "--total-time-limit"), "cold": cold}
-    what = asked(price, cap, rate, vary, shadow, slo)
+    what = asked(price, cap, rate, moves, vary, shadow, slo)
     if what[0] == "slo":
         if spare is not None:
             raise InputError("does not apply to --slo", "--spare")
@@ -98,7 +100,9 @@ def sweep_command(
     return run_sweep(maker, output, plot, as_json)
 
 
-def asked(price: str | None, cap: str | None, rate: str | None, vary: str | None, shadow: bool, slo: bool) -> tuple[str, str, str | None]:
+def asked(
+    price: str | None, cap: str | None, rate: str | None, moves: str | None, vary: str | None, shadow: bool, slo: bool
+) -> tuple[str, str, str | None]:
     """The one quantity that the options name, its index and the text of its values. Raises `InputError`."""
     from headroom.instances.errors import InputError
 
@@ -107,15 +111,14 @@ def asked(price: str | None, cap: str | None, rate: str | None, vary: str | None
         if text is not None:
             index, equals, values = text.rpartition("=") if "=" in text else (text, "", "")
             found.append((name, index, values if equals else None))
-    if rate is not None:
-        found.append(("rate", "", rate))
+    found += [(name, "", text) for name, text in (("rate", rate), ("moves", moves)) if text is not None]
     if vary is not None:
         head, equals, values = vary.rpartition("=") if "=" in vary else (vary, "", "")
         name, _, index = head.partition(":")
         found.append((name, index, values if equals else None))
     found += [(name, "", None) for name, wanted in (("shadow", shadow), ("slo", slo)) if wanted]
     if len(found) != 1:
-        raise InputError(f"expected one of --price, --cap, --rate, --vary, --shadow, --slo, got {len(found)}", "sweep")
+        raise InputError(f"expected one of --price, --cap, --rate, --moves, --vary, --shadow, --slo, got {len(found)}", "sweep")
     return found[0]
 
 

@@ -18,6 +18,8 @@ def as_text(sweep: Sweep) -> str:
         text += _base(sweep, unit) + _shadow(sweep.shadow_prices, sweep.points[0].objective if sweep.points else 0.0)
     elif sweep.kind == "slo":
         text += _points(sweep, sweep.points)
+    elif sweep.kind == "moves":
+        text += _front(sweep.points)
     else:
         if sweep.pieces:
             text += _pieces(sweep, sweep.pieces) + "\n"
@@ -66,6 +68,21 @@ def _points(sweep: Sweep, points: Sequence[Point]) -> str:
         rows.append(cells)
     middle = ["saves a unit", "LP dual"] if with_dual else []
     return table([*columns, "cost", "bound", "gap", "certified gap", *middle, "proof", "nodes", "runtime", _fleets(sweep)], rows, numbers)
+
+
+def _front(points: Sequence[Point]) -> str:
+    """Moves against the objective and its parts, with what is certified of each."""
+    parts = [name for name in dict.fromkeys(name for point in points for name in point.parts) if name != "moves"]
+    parts = [name for name in parts if name == "balance" or any(point.parts.get(name) for point in points)]
+    columns = ("at most", "moves", *parts, "objective", "bound", "gap", "certified gap", "proof")
+    rows = []
+    for point in points:
+        found = point.plan is not None
+        cells = [number(point.at["moves"]), number(point.fleet.get("moves")) if found else "-"]
+        cells += [number(point.parts.get(name)) if found else "-" for name in parts]
+        cells += [number(point.objective) if found else point.status, _bound(point.bound), percent(point.gap), percent(point.certified_gap), point.by]
+        rows.append(cells)
+    return table(columns, rows, columns[:-1])
 
 
 def _per_unit(sweep: Sweep, point: Point, following: Point) -> str:

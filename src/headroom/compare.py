@@ -33,10 +33,11 @@ COLUMNS: dict[str, str] = {
     "bound_proof": "string", "gap": "float64", "certified_bound": "float64", "certified_method": "string", "certified_gap": "float64",
     "runtime_s": "float64", "status": "string", "stop": "string", "error": "string", "started_s": "float64", "peak_memory_bytes": "Int64",
     "own_bound": "float64", "own_bound_method": "string", "own_bound_proof": "string", "own_certified_bound": "float64",
-    "own_certified_method": "string",
+    "own_certified_method": "string", "note": "string",
 }  # fmt: skip
 """Columns and their types; `part_<name>` columns follow. `bound` and `certified_bound` are the best over all rows of the instance, `own_…`
-what the row's own run found. `kind` is exact, heuristic, policy or bound; `seed` is null where the method draws nothing."""
+what the row's own run found. `kind` is exact, heuristic, policy or bound; `seed` is null where the method draws nothing; `note` says why a run has
+no plan."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"cannot be read: {error.strerror or error}", str(path)) from None
     except Exception as error:
         raise InputError(f"is not a parquet file that compare wrote: {error}", str(path)) from None
-    missing = sorted(set(COLUMNS) - set(frame.columns))
+    missing = sorted(set(COLUMNS) - set(frame.columns) - {"note"})  # younger than the other columns
     if missing:
         raise InputError(f"has no column {missing[0]!r}; expected a parquet file that compare wrote", str(path))
     return [{str(name): None if _absent(value) else value for name, value in record.items()} for record in frame.to_dict("records")]

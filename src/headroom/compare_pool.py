@@ -174,7 +174,8 @@ def method_row(instance: Instance, method: str, params: SolveParams) -> Row:
     replay = result.details.get("replay")
     if replay is not None:
         parts |= {"part_replay_cost_usd": replay["cost_usd"], "part_dropped_share": replay["unserved_share"]}
-    known = {"objective": result.objective if result.plan is not None else None, "runtime_s": result.runtime_s, "error": None}
+    note = result.notes[0] if result.notes and result.plan is None else None
+    known = {"objective": result.objective if result.plan is not None else None, "runtime_s": result.runtime_s, "error": None, "note": note}
     return known | {"status": result.status, "stop": result.stop} | parts | _own_bounds(result.bounds)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +35,22 @@ def facts(instance: Any, plan: Any) -> dict[str, Any]:
         return {}
     found = {f"{loss.what}_lost": loss.document() for loss in _failovers(instance, plan)}
     return {"failover": found} if found else {}
+
+
+def certified(details: Mapping[str, Any]) -> Pairs:
+    """What is proved of each part of a plan alone, and of its worst layer, from an outcome's details."""
+    from headroom.cli_common import percent
+
+    parts, layers = details.get("parts"), details.get("layers")
+    if not parts:
+        return []
+    said = [f"{name} at least {part['bound']:.6f}, gap {percent(part['gap'])}" for name, part in parts.items()]
+    lines = [("certified parts", "; ".join(said))]
+    if "balance" in parts and layers and len(layers["imbalance"]) > 1:
+        at = layers["worst"]
+        value = f"layer {at}, {layers['imbalance'][at]:.6f} against at least {layers['bound'][at]:.6f}"
+        lines.append(("worst layer", f"{value}, gap {percent(layers['worst_gap'])}"))
+    return lines
 
 
 def unit(instance: Any) -> str:

@@ -28,6 +28,7 @@ EXPERT_PLACEMENT = Family(
                 "exact",
             ),
             "highs": Method("headroom.solvers.expert_placement:highs", "the Pyomo model solved by HiGHS: small instances", "exact", seeded=False),
+            "cpsat": Method("headroom.solvers.expert_placement:cpsat", "an integer model solved by CP-SAT: small instances", "exact"),
             "linear": Method(f"{_HEURISTICS}:linear", "slot r holds expert r mod E", seeded=False),
             "round_robin": Method(f"{_HEURISTICS}:round_robin", "experts dealt to devices in turn", seeded=False),
             "random": Method(f"{_HEURISTICS}:random_placement", "random replicas on random slots"),
@@ -82,8 +83,13 @@ EXPERT_PLACEMENT = Family(
             "dsv2-lite-robust-ep32": "DeepSeek-V2-Lite on 32 devices, 96 slots, the worst of 4 tasks",
             "dsv2-lite-failover-ep8": "DeepSeek-V2-Lite on 8 devices, 144 slots, each expert on at least two devices",
             "dsv2-lite-affinity-ep4": "DeepSeek-V2-Lite on 4 devices, no replicas, planted affinity, traffic alone",
+            "dsv2-lite-replan-ep8": "DeepSeek-V2-Lite on 8 devices, 72 slots as EPLB filled them for last week's loads",
+            "deepseek-v3-replan-ep32": "DeepSeek-V3 on 32 devices in 4 nodes, 288 slots as EPLB filled them for last week's loads",
             "dsv2-lite-trace-ep8": "DeepSeek-V2-Lite on 8 devices, 200 steps of drifting loads with task switches",
         }
+    ),
+    sweeps=MappingProxyType(
+        {"moves": Entry("headroom.solvers.expert_placement_sweeps:moves", "most experts that may come to devices that do not hold them now")}
     ),
     exporters=MappingProxyType(
         {

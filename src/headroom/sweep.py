@@ -13,6 +13,7 @@ from headroom.instances.base import Instance
 from headroom.instances.errors import InputError, shown
 from headroom.registry import load as load_name
 from headroom.run import family_of, resolve_method
+from headroom.sweep_front import FrontSweep
 from headroom.sweep_kinds import MonotoneSweep, PriceSweep, ShadowSweep, Sweeper
 from headroom.sweep_solver import Solver
 from headroom.sweep_types import Point, PricePiece, ShadowPrice, Sweep
@@ -40,6 +41,25 @@ def sweep(
     `InputError` for unknown names and values that make no sense.
     """
     return sweeper(instance, quantity, index, values, method=method, params=params, total_time_limit_s=total_time_limit_s, cold=cold).run()
+
+
+def moves_front(
+    instance: Instance | str | Path,
+    caps: Sequence[int] | None = None,
+    *,
+    method: str = "auto",
+    params: SolveParams | None = None,
+    total_time_limit_s: float | None = None,
+) -> Sweep:
+    """What an expert placement gains from each number of moves: the front of moves against the objective.
+
+    `caps` are numbers of moves at most, by default 13, closer together where they are few; 0 (the current placement) and what the plan without a
+    cap moves are always added. A point has its plan (`points[i].plan`), evaluated: `parts["balance"]`, `fleet["moves"]` (moves it takes), and the
+    certified bound beside it; `frame()` is the table. The objective never rises with the cap. Where layers share nothing but the cap one search
+    answers all caps (method `local_search`); with traffic, or by another method, each cap is solved from its neighbour's plan. Raises `InputError`
+    for an instance without `current_slot_expert`.
+    """
+    return sweep(instance, "moves", values=caps, method=method, params=params, total_time_limit_s=total_time_limit_s)
 
 
 def sweep_slo(
@@ -97,6 +117,8 @@ def sweeper(
         if values is None:
             raise InputError("needs values, such as 1,2,4 or 1:4:7", chosen.label)
         return PriceSweep(instance, chosen, values, solver, parameters)
+    if chosen.front is not None:
+        return FrontSweep(instance, chosen, values, solver, parameters)
     return MonotoneSweep(instance, chosen, values, solver, parameters)
 
 
@@ -127,4 +149,4 @@ def parameters_of(params: SolveParams | None, total_time_limit_s: float | None, 
     return of_params(params) | {"seed": params.seed, "cold": cold} | total
 
 
-__all__ = ["Point", "PricePiece", "ShadowPrice", "Sweep", "sweep", "sweep_slo", "sweeper"]
+__all__ = ["Point", "PricePiece", "ShadowPrice", "Sweep", "moves_front", "sweep", "sweep_slo", "sweeper"]

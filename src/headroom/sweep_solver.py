@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from headroom.formulations.progress import Progress
 from headroom.formulations.tolerances import CONTRADICTION, OPTIMALITY_GAP, relative_gap
@@ -15,6 +15,8 @@ from headroom.instances.base import Instance
 from headroom.registry import load
 from headroom.run import ContradictionError, Result, family_of, run
 from headroom.sweep_types import Point
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,18 @@ class Solver:
             rented = {} if start is None else fleet(start)
             return Point(at, objective, floor.bound, floor.certified, "reused", floor.by, "completed", start, rented, parts)
         return self._solved(at, instance, start, floor, fleet)
+
+    def search(self, work: Callable[[SolveParams, Progress], T]) -> T:
+        """Anything else that takes time: within the limits of a solve, counted as one, ended by an interrupt."""
+        params = self._limits(None, NO_FLOOR)
+        progress = Progress(params)
+        if self.on_start is not None:
+            self.on_start(progress)
+        found = work(params, progress)
+        self.solves += 1
+        if progress.interrupted:
+            self.stop = "interrupted"
+        return found
 
     def _solved(
         self, at: Mapping[str, float], instance: Instance, start: Plan | None, floor: Floor, fleet: Callable[[Plan], Mapping[str, float]]

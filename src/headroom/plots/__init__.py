@@ -5,6 +5,7 @@
 | `price_sweep(ax, sweep)`              | cost against a price, every change of the best mix, the mixes by name    |
 | `cost_mix(ax, sweep)`                 | cost by GPU type, stacked, against the rate                              |
 | `limit_sweep(ax, sweep)`              | cost against a cap or a floor                                            |
+| `moves_front(ax, sweep)`              | a placement's objective against the number of moves, above its bound     |
 | `slo_heat_map(ax, sweep)`             | cost over latency limits                                                 |
 | `shadow_price_bars(ax, sweep)`        | what one more and one less of each limit is worth, beside the LP's price |
 | `fleet(ax, instance, plan)`           | what a plan rents and what each type costs                               |
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from headroom.plots.comparisons import gap_distribution
     from headroom.plots.files import figure, save, save_sweep
     from headroom.plots.plans import epochs, fleet
-    from headroom.plots.sweeps import cost_mix, limit_sweep, price_sweep, shadow_price_bars, slo_heat_map
+    from headroom.plots.sweeps import cost_mix, limit_sweep, moves_front, price_sweep, shadow_price_bars, slo_heat_map
 
 _HOME = {
-    "cost_mix": "sweeps", "limit_sweep": "sweeps", "price_sweep": "sweeps", "shadow_price_bars": "sweeps", "slo_heat_map": "sweeps",
+    "cost_mix": "sweeps", "limit_sweep": "sweeps", "moves_front": "sweeps", "price_sweep": "sweeps", "shadow_price_bars": "sweeps",
+    "slo_heat_map": "sweeps",
     "epochs": "plans", "fleet": "plans", "gap_distribution": "comparisons", "figure": "files", "save": "files", "save_sweep": "files",
 }  # fmt: skip
 
@@ -36,6 +38,7 @@ __all__ = [
     "fleet",
     "gap_distribution",
     "limit_sweep",
+    "moves_front",
     "price_sweep",
     "save",
     "save_sweep",

@@ -55,6 +55,7 @@ def save_sweep(sweep: Sweep, path: str | Path) -> None:
         "rate": sweeps.cost_mix,
         "slo": sweeps.slo_heat_map,
         "shadow": sweeps.shadow_price_bars,
+        "moves": sweeps.moves_front,
     }
     made, ax = figure()
     draw.get(sweep.kind, sweeps.limit_sweep)(ax, sweep)

@@ -108,6 +108,35 @@ def limit_sweep(ax: Axes, sweep: Sweep) -> None:
         ax.legend(frameon=False)
 
 
+def moves_front(ax: Axes, sweep: Sweep) -> None:
+    """What an expert placement costs with at most so many moves, above what is certified of it; how many experts move is said below."""
+    found = [point for point in sweep.points if point.plan is not None]
+    if sweep.kind != "moves" or not found:
+        raise InputError("has nothing to draw; expected a sweep of moves with a plan", sweep.label)
+    values, costs = [point.at["moves"] for point in found], [point.objective for point in found]
+    bounds = [point.bound for point in found]
+    # Up to the next value asked for a plan stays within the cap; a bound holds for every tighter cap, back to the value before.
+    if len(found) > 1:
+        ax.stairs(costs[:-1], values, baseline=bounds[1:], fill=True, color=PALETTE[0], alpha=0.12, linewidth=0, label="not decided")
+    ax.plot(values, costs, "o-", color=PALETTE[0], linewidth=2, markersize=5, drawstyle="steps-post", label="best plan found")
+    ax.plot(values, bounds, color=INK, linewidth=1.2, linestyle="--", drawstyle="steps-pre", label="lower bound")
+    last, said = -math.inf, ""
+    for at, cost in zip(values, costs, strict=True) if len(found) <= 16 else ((values[0], costs[0]), (values[-1], costs[-1])):
+        if at - last >= 0.06 * max(values) and spoken(cost) != said:
+            ax.annotate(spoken(cost), (at, cost), textcoords="offset points", xytext=(5, 5), fontsize=9, color=INK)
+            last, said = at, spoken(cost)
+    if sweep.current is not None and values[0] <= sweep.current <= values[-1]:
+        _mark(ax, sweep.current, "now")
+    ax.use_sticky_edges = False
+    ax.margins(x=0.04, y=0.12)
+    balance_alone = all(abs(point.objective - point.parts["balance"]) <= 1e-12 for point in found)
+    ax.set_xlabel("experts that move, at most")
+    ax.set_ylabel("imbalance: busiest over mean device" if balance_alone else "objective")
+    ax.set_title(f"what moves bring: {sweep.instance_name}", loc="left", fontsize=11)
+    tidy(ax)
+    ax.legend(frameon=False)
+
+
 def slo_heat_map(ax: Axes, sweep: Sweep) -> None:
     """Cost over limits on TTFT (upwards) and TPOT (across); a cell without a plan is grey, one that is not proved optimal has a star."""
     costs = [point.objective for point in sweep.points if point.plan is not None]
