@@ -31,6 +31,8 @@ from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.heuristics.expert_placement_split import plan_of
 from headroom.instances.expert_placement import ExpertPlacement
 from headroom.solvers.expert_placement_balance import Layers
+from headroom.solvers.expert_placement_front import applies as front_applies
+from headroom.solvers.expert_placement_front import front
 from headroom.solvers.expert_placement_mixed import mixed_needed, rename_devices, search_mixed
 from headroom.solvers.expert_placement_parts import gaps
 from headroom.solvers.expert_placement_sets import chain_of_sets, named_partitions
@@ -40,19 +42,20 @@ from headroom.solvers.expert_placement_traffic import fits as chain_fits
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 SMALL_MODEL, LARGEST_MODEL = 400, 20_000
-"""Up to so many binaries HiGHS is asked to close what local search leaves open; beyond so many it does not even read the model in useful time."""
+"""Up to so many binaries CP-SAT is asked to close what local search leaves open; beyond so many HiGHS does not even read the model in useful time."""
+SMALL_AFTER = 2
+"""Small layers are not annealed further once they have stalled so many times: CP-SAT settles them."""
 WITHOUT_PRESOLVE = 2_000
 PARTITION_SPEED_PER_S = 1e8
 """Additions of the recurrence over partitions, cautiously: it cannot be stopped halfway."""
 CHAIN_SHARE, SETS_SHARE, MIXED_SHARE = 0.45, 0.15, 0.8
 """Part of the time left that annealing may take before the bounds have theirs; less where the bounds' prices bring better plans."""
-
 CONFIGURATIONS_AT, CONFIGURATIONS_AFTER = 0.65, 3
 """The bound by what a device can hold is asked for after this part of the time, or when all layers have stalled so many times."""
 
 
 def auto(instance: ExpertPlacement) -> str:
-    """Local search: it asks HiGHS itself where the model is tiny."""
+    """Local search: it asks CP-SAT itself where the model is tiny."""
     return "local_search"
 
 
@@ -90,8 +93,7 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
     if np.isfinite(layers.value).all():
         progress.offer(plan_of(instance, _named(instance, layers.slot_expert())))
     if mixed_needed(instance):
-        until = progress.elapsed_s + (MIXED_SHARE if instance.weights.traffic > 0 else 1.0) * progress.remaining_s
-        search_mixed(instance, params, progress, layers.slot_expert(), lambda: progress.should_stop() is not None or progress.elapsed_s > until)
+        _mixed(instance, params, progress, layers.slot_expert())
         if progress.gap > OPTIMALITY_GAP and configurations_apply(instance):
             bounds.append(search_configurations(instance, params, progress)[0])
     else:
@@ -100,12 +102,22 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
         bounds += _traffic_bounds(instance, params, progress)
     solver = None
     if progress.gap > OPTIMALITY_GAP and model_binaries(instance) <= SMALL_MODEL and progress.should_stop() is None:
-        answer = highs(instance, params, progress)
+        answer = cpsat(instance, params, progress)
         bounds += [bound for bound in answer.bounds if bound.proof == "solver"]
         solver = answer.solver
     stop = progress.should_stop() or "completed"
     details = gaps(instance, progress.plan, bounds, layers.floor)
     return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=stop, solver=solver, details=details)
+
+
+def _mixed(instance: ExpertPlacement, params: SolveParams, progress: Progress, balanced: IntArray) -> None:
+    """More than balance counts: the front of moves where a cap is all that layers share, else layers against their neighbours."""
+    if instance.max_moves is not None and front_applies(instance):
+        for plan in front(instance, [instance.max_moves], [plan_of(instance, balanced)], params, progress).values():
+            progress.offer(plan)
+        return
+    until = progress.elapsed_s + (MIXED_SHARE if instance.weights.traffic > 0 else 1.0) * progress.remaining_s
+    search_mixed(instance, params, progress, balanced, lambda: progress.should_stop() is not None or progress.elapsed_s > until)
 
 
 def _balance(instance: ExpertPlacement, params: SolveParams, progress: Progress, layers: Layers) -> list[Bound]:
@@ -124,7 +136,8 @@ def _balance(instance: ExpertPlacement, params: SolveParams, progress: Progress,
             bound, proved = search_configurations(instance, params, progress)
             layers.floor = np.maximum(layers.floor, proved)
             bounds.append(bound)
-    anneal(lambda: False)
+    small = model_binaries(instance) <= SMALL_MODEL
+    anneal(lambda: small and bool((layers.level[layers.open_layers()] >= SMALL_AFTER).all()))
     return bounds
 
 
