@@ -13,6 +13,7 @@ their best chain is a plan.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -30,8 +31,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 MOST_EXPERTS = 62
 """Sets are bits of an integer."""
-MOST_LEFT = 2_000
+MOST_LEFT = 800
 """Partitions of a layer that a certificate may leave."""
+MOST_WORK = 1e9
+"""Additions of the recurrence over the partitions left: a few seconds."""
 MOST_BEGUN = 50
 """Times as many unfinished ones are looked at."""
 
@@ -39,6 +42,11 @@ MOST_BEGUN = 50
 def can_close(experts: int, parts: int) -> bool:
     """Whether partitions can be enumerated at all."""
     return 1 < parts <= MOST_DEVICES and experts <= MOST_EXPERTS
+
+
+def chain_work(numbers: list[int], parts: int) -> float:
+    """Additions of the recurrence over so many partitions of each layer."""
+    return sum(a * b for a, b in itertools.pairwise(numbers)) * 2.0**parts * parts
 
 
 def through_sets(transition: FloatArray, parts: int, price: FloatArray) -> FloatArray:
@@ -124,6 +132,8 @@ def closed_within(transition: FloatArray, parts: int, price: FloatArray, kept: f
         if not len(found[0]):
             return kept
         choices.append(sets[found[0]])
+    if chain_work([len(choice) for choice in choices], parts) > MOST_WORK:
+        return math.inf
     best = best_chain_among(transition, choices)[0]
     return max(kept, best + rounding(transition, parts, np.zeros_like(price)))
 

@@ -5,10 +5,10 @@ Without the devices F the experts that they held are served by their other repli
     lost         experts with c'_le = 0 that F holds: nobody else can serve them, their load is left out
     a'_slr       share of e's load that a slot r outside F carries: 1 / c'_le when `split` is "equal"; else the plan's shares of those slots, scaled
                  to add up to 1 (equal shares where they add up to 0). Experts that F does not hold keep their shares
-    imbalance    max over the D - |F| devices left of sum_r w_sle a'_slr / (W_sl / (D - |F|));  1 for a layer without load
+    imbalance    max over the D - |F| devices left of sum_r w_sle a'_slr / (V_sl / (D - |F|));  1 for a layer of which nothing is left
 
-W_sl is the load of the whole layer, so 1 is what devices left would carry if they shared everything evenly, and a plan that loses experts can come
-out below 1. Scenarios and layers are put together as for balance: worst or mean over scenarios (`robust`), then mean over layers.
+V_sl is the load of the layer without the lost experts', so 1 is what the devices left would carry if they shared evenly what can still be served.
+Scenarios and layers are put together as for balance: worst or mean over scenarios (`robust`), then mean over layers.
 
 `min_holders: 2` in an instance forbids losing an expert with any one device; the imbalance afterwards is measured, not minimised.
 """
@@ -31,6 +31,8 @@ AT_ONCE = 4_000_000
 """Losses are taken in portions of about so many numbers: bounds the memory."""
 CHEAP = 1e8
 """Numbers to compute that take about a second."""
+NOTHING_LEFT = 1e-12
+"""A layer that loses all but this share of its load has lost it all: what remains is rounding."""
 MOST_LISTED = 64
 """Losses that a document lists one by one."""
 
@@ -105,9 +107,10 @@ def failover(instance: ExpertPlacement, plan: ExpertPlan, what: What = "device")
             portion = slice(begin, min(begin + step, losses))
             lost_experts[portion] += one.without(portion, most[portion, :, layer], lost[portion, :, layer])
     total = instance.total_load[None]
-    scale = np.where(total > 0, total, 1.0)
-    each = np.where(total > 0, np.where(left > 0, most.T * left, np.inf).T / scale, 1.0)
-    share = lost / scale
+    share = lost / np.where(total > 0, total, 1.0)
+    served = np.where(share < 1 - NOTHING_LEFT, total - lost, 0.0)
+    each = np.where(served > 0, np.where(left > 0, most.T * left, np.inf).T / np.where(served > 0, served, 1.0), 1.0)
+    each[left == 0] = np.inf
     over = np.max if instance.robust == "worst" else np.mean
     by_layer: FloatArray = over(each, axis=1)
     return Failover(what, lost_experts, np.asarray(over(share, axis=1).mean(axis=1)), np.asarray(by_layer.mean(axis=1)), by_layer.max(axis=1))

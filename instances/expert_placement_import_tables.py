@@ -64,6 +64,8 @@ def _read(path: Path, experts: int | None) -> LoadTable:
         if "logical_count" not in members and len(members) != 1:
             raise InputError(f"must hold logical_count or one array alone, got {', '.join(sorted(members)) or 'none'}")
         name = "logical_count" if "logical_count" in members else next(iter(members))
+        if name == "topk":
+            raise InputError("holds topk, the experts of tokens, not their loads; expected a table of loads (topk is for import expert-routing)")
         return _table(name, members[name], experts)
     if head.startswith(b"\x93NUMPY"):
         return _table("array", _load(path), experts)
@@ -187,9 +189,10 @@ def _rows(file: io.TextIOBase) -> Iterator[tuple[int, list[str]]]:
 
 
 def _matrix(header: list[str], first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]], experts: int | None) -> LoadTable:
-    """A row for each layer. The first row is a header if a cell is no number, or if it counts 0, 1, 2, … as table writers do without names."""
-    counting = len(header) > 1 and header == [str(k) for k in range(len(header))]
-    named = counting or any(not _is_number(cell) for cell in header)
+    """A row for each layer. The first row is a header if no cell is a number, or if it counts 0, 1, 2, … as table writers do without names."""
+    named_cells = header[1:] if header[0] in ("", "layer") else header
+    counting = len(named_cells) > 1 and named_cells == [str(k) for k in range(len(named_cells))]
+    named = counting or not any(_is_number(cell) for cell in named_cells)
     indexed = named and header[0] in ("", "layer")
     notices = ("the first row counts 0, 1, 2, …: it was taken for a header",) if counting else ()
     values: list[list[float]] = []

@@ -50,7 +50,7 @@ PARTITION_SPEED_PER_S = 1e8
 """Additions of the recurrence over partitions, cautiously: it cannot be stopped halfway."""
 CHAIN_SHARE, SETS_SHARE, MIXED_SHARE = 0.45, 0.15, 0.8
 """Part of the time left that annealing may take before the bounds have theirs; less where the bounds' prices bring better plans."""
-CONFIGURATIONS_AT, CONFIGURATIONS_AFTER = 0.65, 3
+CONFIGURATIONS_AT, CONFIGURATIONS_AFTER = 0.65, 2
 """The bound by what a device can hold is asked for after this part of the time, or when all layers have stalled so many times."""
 
 

@@ -23,7 +23,7 @@ ENOUGH = 9e-7
 EXCHANGES = 4000
 CLOSE = 1e-3
 """One load vector: a layer this close to its floor is not annealed. It would cost a hundred times the exchanges and bring nothing."""
-STEPS_A_SLOT, SLOWER, LEVELS = 5_000, 3, 6
+STEPS_A_SLOT, SLOWER, LEVELS = 5_000, 3, 5
 """Annealing steps of a round, for each slot of the layer: so many times more after each round without a gain, and so many times in all."""
 HOT, COLD = 0.1, 0.01
 AT_ONCE = 500_000

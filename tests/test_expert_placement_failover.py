@@ -68,14 +68,14 @@ def test_shares_go_to_the_replicas_left() -> None:
 
 
 def test_an_expert_that_nobody_else_holds_is_lost() -> None:
-    # Devices (0 1) (0 2), loads 8 4 4. Without device 0 expert 1, a quarter of the load, is nowhere; device 1 carries 8+4 = 12 of the 16 that one
-    # device would have to carry: 12/16. Without device 1 the same with expert 2. A second layer without load counts 1 and nothing of it weighs
-    # anything, though its expert 1 or 2 is lost as well: (12/16 + 1) / 2, and a share of (1/4 + 0) / 2.
+    # Devices (0 1) (0 2), loads 8 4 4. Without device 0 expert 1, a quarter of the load, is nowhere; device 1 carries 8+4 = 12, all that
+    # is left to serve: 1. Without device 1 the same with expert 2. A second layer without load counts 1 and nothing of it weighs anything, though
+    # its expert 1 or 2 is lost as well: (1 + 1) / 2, and a share of (1/4 + 0) / 2.
     instance = ExpertPlacement(load=[[[8.0, 4.0, 4.0], [0.0, 0.0, 0.0]]], devices=2, slots_per_device=2)
     found = failover(instance, ExpertPlan(slot_expert=[[0, 1, 0, 2]] * 2))
     assert found.lost_experts.tolist() == [2, 2]
     assert found.lost_share.tolist() == [0.125, 0.125]
-    assert found.imbalance.tolist() == [0.875, 0.875]
+    assert found.imbalance.tolist() == [1.0, 1.0]
     assert found.worst_layer.tolist() == [1.0, 1.0]
     assert not found.survives
 
@@ -91,29 +91,29 @@ def test_shares_of_the_plan_are_scaled_or_equal() -> None:
 
 
 def test_two_copies_on_one_device_are_one_holder() -> None:
-    # Expert 0 twice on device 0, expert 1 on device 1 and 2 (twice): losing device 0 loses expert 0; without device 1, device 2 carries all 6 of
-    # expert 1, and device 0 the 3 of expert 0: 6 over (9 / 2).
+    # Expert 0 twice on device 0, expert 1 on device 1 and 2 (twice): losing device 0 loses expert 0, and of the 6 left
+    # devices 1 and 2 carry 3 each; without device 1, device 2 carries all 6 of expert 1, and device 0 the 3 of expert 0: 6 over (9 / 2).
     data: dict[str, Any] = {"load": [[[3.0, 6.0]]], "devices": 3, "slots_per_device": 2, "distinct": False}
     plan = ExpertPlan(slot_expert=[[0, 0, 1, 1, 1, 1]])
     found = failover(ExpertPlacement(**data), plan)
     assert found.lost_experts.tolist() == [1, 0, 0]
-    assert found.imbalance.tolist() == pytest.approx([3 / 4.5, 6 / 4.5, 6 / 4.5])
+    assert found.imbalance.tolist() == pytest.approx([1.0, 6 / 4.5, 6 / 4.5])
     violations = evaluate(ExpertPlacement(**data, min_holders=2), plan).violations
     assert [(item.constraint, item.index, item.amount, item.limit) for item in violations] == [("holders", "layer 0, expert 0", 1.0, 2.0)]
 
 
 def test_scenarios_and_nodes() -> None:
     # Nodes {0, 1} and {2, 3}; experts 0 and 1 in the first node twice, 2 and 3 in the second. Losing a node loses two of four experts; the rest
-    # carries what it did. Scenario 0: 6 2 | 1 1 -> without node 1: devices carry 4 and 4 of 8+2, mean of two 5: 0.8; lost 2/10. Without node 0: 1 and
-    # 1, mean 5: 0.2; lost 8/10. Scenario 1 the other way round.
+    # carries what it did. Scenario 0: 6 2 | 1 1 -> without node 1: devices carry 4 and 4, the mean of what is left; lost 2/10. Without node 0: 1
+    # and 1; lost 8/10. Scenario 1 the other way round.
     data: dict[str, Any] = {"load": [[[6.0, 2.0, 1.0, 1.0]], [[1.0, 1.0, 2.0, 6.0]]], "devices": 4, "devices_per_node": 2, "slots_per_device": 2}
     plan = ExpertPlan(slot_expert=[[0, 1, 0, 1, 2, 3, 2, 3]])
     worst = failover(ExpertPlacement(**data), plan, "node")
     assert worst.lost_experts.tolist() == [2, 2]
-    assert worst.imbalance.tolist() == pytest.approx([0.8, 0.8])
+    assert worst.imbalance.tolist() == pytest.approx([1.0, 1.0])
     assert worst.lost_share.tolist() == pytest.approx([0.8, 0.8])
     mean = failover(ExpertPlacement(**data, robust="mean"), plan, "node")
-    assert mean.imbalance.tolist() == pytest.approx([0.5, 0.5])
+    assert mean.imbalance.tolist() == pytest.approx([1.0, 1.0])
     assert mean.lost_share.tolist() == pytest.approx([0.5, 0.5])
     # One device of four: its neighbour carries 6+2, the mean of three is 10/3; in scenario 1 the others carry 4 at most: the worst is the first's.
     assert failover(ExpertPlacement(**data), plan).imbalance.tolist() == pytest.approx([2.4, 2.4, 2.4, 2.4])
@@ -153,11 +153,12 @@ def twin(instance: ExpertPlacement, plan: ExpertPlan, gone: set[int]) -> tuple[i
                     share = now if not touched else {r: a / total for r, a in now.items()} if total > 0 else share
                 for r, d in alive:
                     carried[d] += w[e] * share[r]
-            total = w.sum()
+            total, left_load = w.sum(), sum(w[e] for e in range(instance.experts) if e not in lost)
+            most = max((v for d, v in carried.items() if d not in gone), default=math.inf)
             in_scenario.append(
                 (
                     sum(w[e] for e in lost) / total if total > 0 else 0.0,
-                    1.0 if total == 0 else math.inf if not left else max(v for d, v in carried.items() if d not in gone) / (total / left),
+                    math.inf if not left else most / (left_load / left) if left_load > 0 else 1.0,
                 )
             )
         shares.append(over([one[0] for one in in_scenario]))

@@ -565,3 +565,19 @@ def test_cli_refuses(arguments: list[str], message: str) -> None:
     assert isinstance(result.exception, InputError)
     assert str(result.exception).startswith(message)
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("cell", ["", "x", "4O"])
+def test_one_bad_cell_makes_no_header(tmp_path: Path, cell: str) -> None:
+    table = tmp_path / "load.csv"
+    table.write_text(f"10,20,{cell},40\n1,2,3,4\n", encoding="utf-8")
+    assert "column 3" in error_of(import_expert_load, table, devices=2, slots_per_device=2)
+    table.write_text("a,b,c,d\n1,2,3,4\n", encoding="utf-8")
+    assert import_expert_load(table, devices=2, slots_per_device=2)[0].load.tolist() == [[[1.0, 2.0, 3.0, 4.0]]]
+    table.write_text("layer,0,1,2,3\n7,1,2,3,4\n", encoding="utf-8")
+    assert import_expert_load(table, devices=2, slots_per_device=2)[0].load.tolist() == [[[1.0, 2.0, 3.0, 4.0]]]
+
+
+def test_routed_experts_are_no_loads(tmp_path: Path) -> None:
+    routed = write_npz(tmp_path / "r.npz", topk=np.zeros((5, 2, 2), dtype=np.int64))
+    assert "import expert-routing" in error_of(import_expert_load, routed, devices=2, slots_per_device=1)

@@ -84,7 +84,7 @@ def test_people_and_documents_are_told(tmp_path: Path) -> None:
     text = headroom("solve", "x.json", "--method", "cpsat", cwd=tmp_path)
     assert text.returncode == 0, text.stderr
     assert "certified parts" in text.stdout
-    assert "worst layer" in text.stdout
+    assert "largest gap" in text.stdout
     document = one_document(headroom("solve", "x.json", "--method", "cpsat", "--json", cwd=tmp_path).stdout)
     parts = document["details"]["parts"]
     assert set(parts) == {"balance", "traffic"}

@@ -49,7 +49,7 @@ def certified(details: Mapping[str, Any]) -> Pairs:
     if "balance" in parts and layers and len(layers["imbalance"]) > 1:
         at = layers["worst"]
         value = f"layer {at}, {layers['imbalance'][at]:.6f} against at least {layers['bound'][at]:.6f}"
-        lines.append(("worst layer", f"{value}, gap {percent(layers['worst_gap'])}"))
+        lines.append(("largest gap", f"{value}, gap {percent(layers['worst_gap'])}"))
     return lines
 
 
@@ -137,9 +137,12 @@ def _after(instance: Any, loss: Failover) -> str:
     import math
 
     at = loss.worst
-    uneven = f"busiest over mean device {loss.imbalance[at]:.6f} on average" if math.isfinite(loss.imbalance[at]) else "no device is left"
+    uneven = f"busiest over mean device left {loss.imbalance[at]:.6f} on average" if math.isfinite(loss.imbalance[at]) else "no device is left"
     if loss.survives:
         return f"every expert is still held; at worst ({loss.what} {at}) {uneven}"
+    top = int(loss.imbalance.argmax())
+    if top != at and math.isfinite(loss.imbalance[top]):
+        uneven += f" (at most {loss.imbalance[top]:.6f}, {loss.what} {top})"
     lost = f"{loss.lost_experts[at]:,} of {instance.layers * instance.experts:,} experts ({100 * loss.lost_share[at]:.3g}% of the load)"
     return f"at worst ({loss.what} {at}) {lost} are held nowhere else; then {uneven}"
 
