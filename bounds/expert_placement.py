@@ -11,11 +11,12 @@ r"""Bounds of the expert-placement family and the recheck of their certificates.
 | `chain_sdp`  | traffic: who shares a device with whom, all layers together (`_traffic`)      | certificate: semidefinite multipliers |
 | `chain_sets` | traffic: which sets a device holds, all layers together (`_sets`)             | certificate: prices of experts |
 
-The last four add the best closed form for balance. The others hold for any `split`: with shares the plan may choose, c replicas of e still carry
-w_e together, so one carries at least w_e / c. With several scenarios and `robust` "worst" an expert counts with its largest load relative to its
-scenario's mean device, since one placement serves all; with "mean" each scenario is bounded alone. Parts of the objective that a bound says nothing
-of count 0. `replica` and `group` include `mean`; where `min_holders` take all slots `replica` also gives the hottest expert the k - 1 lightest as
-companions. The others leave `min_holders` out, a relaxation, but for the room that it takes: fewer replicas of one expert, fewer groups in a node.
+The last four add the best closed form for balance. The closed forms hold for any `split`: with shares the plan may choose, c replicas of e still
+carry w_e together, so one carries at least w_e / c. With several scenarios and `robust` "worst" an expert counts with its largest load relative to
+its scenario's mean device, since one placement serves all; with "mean" each scenario is bounded alone. Parts of the objective that a bound says
+nothing of count 0. `replica` and `group` include `mean`; where `min_holders` take all slots `replica` also gives the hottest expert the k - 1
+lightest as companions. The others leave `min_holders` out, a relaxation, but for the room that it takes: fewer replicas of one expert, fewer groups
+in a node.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError
-from headroom.bounds.expert_placement_balance import LAYERS, ROUNDING, assign_groups, balance_layers, normalised_load
+from headroom.bounds.expert_placement_balance import LAYERS, ROUNDING, assign_groups, balance_layers, granted, normalised_load
 from headroom.bounds.expert_placement_configurations import certified_layers, configurations_apply, content_bound
 from headroom.bounds.expert_placement_configurations_search import layer_weights
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
@@ -64,9 +65,7 @@ def _closed(instance: ExpertPlacement, method: str) -> Bound:
 
 def _balance_value(instance: ExpertPlacement, layers: FloatArray) -> float:
     """The objective's bound from what each layer's imbalance is at least."""
-    # Shares may miss 1 by FEASIBILITY.
-    tolerated = 1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)
-    return instance.weights.balance * math.fsum(layers.tolist()) / instance.layers * tolerated * (1 - ROUNDING)
+    return instance.weights.balance * math.fsum(layers.tolist()) / instance.layers * granted(instance)
 
 
 def _with_traffic(instance: ExpertPlacement, traffic: float) -> float:
@@ -173,7 +172,7 @@ def chain_sets(instance: ExpertPlacement, params: SolveParams, progress: Progres
 
 
 def search_sets(instance: ExpertPlacement, params: SolveParams, progress: Progress, better: Callable[[FloatArray, float], float | None]) -> Bound:
-    """`chain_sets`, which tells `better` of better prices [L][E] of the devices and their W while there is one level. It may answer with the
+    """`chain_sets`, which tells `better` of better prices [L][E] and their W where devices are the only level. It may answer with the
     flow that a plan at hand keeps: then an enumeration of what the prices leave above that is tried for the bound."""
     transition = instance.transition
     if transition is None or not sets_apply(instance):
@@ -195,10 +194,11 @@ def search_sets(instance: ExpertPlacement, params: SolveParams, progress: Progre
 
     for level in wanted:
         waiting = [{"price": np.zeros((instance.layers, instance.experts))}] * (len(wanted) - len(done) - 1)
+        alone = len(wanted) == 1 and level.parts == instance.devices
 
-        def report(price: FloatArray, within: float, waiting: list[dict[str, FloatArray]] = waiting) -> None:
+        def report(price: FloatArray, within: float, waiting: list[dict[str, FloatArray]] = waiting, alone: bool = alone) -> None:
             keep([*done, {"price": price}, *waiting])
-            kept = better(price, within) if len(wanted) == 1 and not stop() else None
+            kept = better(price, within) if alone and not stop() else None
             if kept is not None and not stop():
                 keep([{"price": price, "kept": kept}])
 
@@ -236,15 +236,17 @@ def search_configurations(instance: ExpertPlacement, params: SolveParams, progre
     plan = progress.plan
     limit = layer_imbalance(instance, plan) if isinstance(plan, ExpertPlan) else UNKNOWN * floor
     weight, proved = load.sum(axis=0), floor.copy()
+    asked = np.zeros(instance.layers)  # the limit of each layer that was looked at; 0 says nothing
 
     def layer_bound(layer: int) -> None:
         if progress.should_stop() is None and limit[layer] > floor[layer] * (1 + OPTIMALITY_GAP):
             w = np.ascontiguousarray(load[:, layer].T)
             weight[layer] = layer_weights(w, instance, float(floor[layer]), float(limit[layer]), lambda: progress.should_stop() is not None)
             proved[layer] = max(content_bound(w, instance, weight[layer], float(limit[layer])), float(floor[layer]))
+            asked[layer] = limit[layer]
 
     def bound() -> Bound:
-        certificate = {"kind": "configurations", "weight": weight.copy(), "limit": limit}
+        certificate = {"kind": "configurations", "weight": weight.copy(), "limit": asked.copy()}
         return Bound(_balance_value(instance, proved), "configurations", "certificate", certificate)
 
     with ThreadPoolExecutor(max(params.threads, 1)) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from headroom.formulations.tolerances import FEASIBILITY
 from headroom.instances.expert_placement import ExpertPlacement
 
 FloatArray = npt.NDArray[np.float64]
@@ -155,3 +156,8 @@ LAYERS = {"mean": mean_layers, "replica": replica_layers, "group": group_layers}
 def balance_layers(instance: ExpertPlacement) -> FloatArray:
     """The best closed form of each layer [L]."""
     return np.maximum(replica_layers(instance), group_layers(instance))
+
+
+def granted(instance: ExpertPlacement) -> float:
+    """The share of a bound that is left when `evaluate`'s tolerance (shares may miss 1) and rounding are granted."""
+    return (1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)) * (1 - ROUNDING)

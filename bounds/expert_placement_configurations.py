@@ -5,8 +5,9 @@ way. All devices together carry sum_e sigma_e whatever the placement, so some de
 
     imbalance >= min { max_s sum_(e in K) w_es / c_e  :  sum_(e in K) sigma_e / c_e >= sum_e sigma_e / D }
 
-over every content K of a device: k different experts with any numbers c_e of replicas. With sigma_e = sum_s w_es this is the mean, 1; the best
-sigma are the multipliers of the linear program over contents of devices (Gilmore and Gomory, doi 10.1287/opre.9.6.849), whose optimum it is.
+over every content K of a device: k different experts with any numbers c_e of replicas. With sigma_e = sum_s w_es this is at least the mean,
+1; the best sigma are multipliers of the linear program over contents of devices (Gilmore and Gomory, doi 10.1287/opre.9.6.849), whose optimum it is
+but for what follows.
 
 An expert with so few replicas that one carries `limit` is left out, and so is any content that carries as much: the bound is then at most `limit`.
 From `low`, the fewest replicas left, COUNTS numbers are told apart; the last stands for all above too, with the least load and the highest weight
@@ -30,7 +31,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 COUNTS = 8
 MOST_CHOICES, MOST_IN_ALL = 3e7, 1e9
-"""Contents of a device up to which they are enumerated, in one layer and in all."""
+"""Contents of a device up to which they are enumerated, in one layer and in all: some ten seconds if nothing can be left out."""
+MOST_BEGUN, MOST_BEGUN_IN_ALL = 1e4, 3e5
+"""The same for contents of all but two slots, which are gone through one by one."""
+PAIRS_AT_ONCE = 4_000_000
 ROUNDING = 1e-12
 
 
@@ -39,8 +43,12 @@ def configurations_apply(instance: ExpertPlacement) -> bool:
     if not instance.distinct or instance.split != "equal" or (instance.robust == "mean" and instance.scenarios > 1):
         return False
     items = instance.experts * min(COUNTS, instance.most_replicas - instance.min_holders + 1)
-    choices = float(math.comb(items, instance.slots_per_device)) if instance.slots_per_device < 12 else math.inf
-    return choices <= MOST_CHOICES and choices * instance.layers <= MOST_IN_ALL
+    k = instance.slots_per_device
+    if k > 12:
+        return False
+    choices, begun = float(math.comb(items, k)), float(math.comb(items, max(k - 2, 0)))
+    few = choices <= MOST_CHOICES and choices * instance.layers <= MOST_IN_ALL
+    return few and begun <= MOST_BEGUN and begun * instance.layers <= MOST_BEGUN_IN_ALL
 
 
 @dataclass(frozen=True)
@@ -109,9 +117,12 @@ def least_content(items: Items, k: int, need: float, limit: float) -> float:
             search(depth + 1, i + 1, carried + items.load[i], weight + float(items.weight[i]), [*owners, int(items.owner[i])])
 
     def pairs(starts: IntArray, carried: FloatArray, weight: float, owners: list[int]) -> None:
+        width = max(PAIRS_AT_ONCE // max(number, 1), 1)
+        for some in range(0, len(starts), width):
+            table(starts[some : some + width], carried, weight, owners)
+
+    def table(starts: IntArray, carried: FloatArray, weight: float, owners: list[int]) -> None:
         nonlocal least
-        if not len(starts):
-            return
         first = int(starts[0])
         seconds = np.arange(first + 1, number)
         seconds = seconds[~np.isin(items.owner[seconds], owners)]

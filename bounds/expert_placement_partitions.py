@@ -28,7 +28,7 @@ MOST_WORK = 2.5e9
 MOST_DEVICES = 10
 """Blocks are assigned by way of all their sets."""
 CHUNK_ENTRIES = 2e7
-"""Flows between blocks held at a time."""
+"""Flows between blocks, or sums over sets of blocks, held at a time."""
 
 
 def number_of_partitions(experts: int, devices: int) -> int:
@@ -121,7 +121,7 @@ def _step(p: FloatArray, now: IntArray, following: IntArray, value: FloatArray) 
     number = len(following)
     after, source = np.empty(number), np.empty(number, dtype=np.int64)
     devices = now.shape[1]
-    chunk = max(int(CHUNK_ENTRIES / (len(now) * (1 if devices == 2 else devices**2))), 1)
+    chunk = max(int(CHUNK_ENTRIES / (len(now) * (1 if devices == 2 else max(devices**2, 2**devices)))), 1)
     for begin in range(0, number, chunk):
         part = following[begin : begin + chunk]
         trial = value[:, None] + (_kept_two(p, now, part) if devices == 2 else _kept(p, now, part))

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import balance_layers, balance_of, boundary_bounds, traffic_of
+from headroom.bounds.expert_placement import balance_of, boundary_bounds, traffic_of
+from headroom.bounds.expert_placement_balance import balance_layers, granted
 from headroom.formulations.expert_placement import ExpertPlan, boundary_traffic, layer_imbalance
 from headroom.formulations.tolerances import relative_gap
 from headroom.formulations.types import Bound, Plan
@@ -31,8 +32,8 @@ def gaps(instance: ExpertPlacement, plan: Plan | None, bounds: Sequence[Bound], 
         return {}
     certified = [bound for bound in bounds if bound.proof != "solver" and math.isfinite(bound.value)]
     value = layer_imbalance(instance, plan)
-    floor = balance_layers(instance) if floor is None else floor
-    each = 1.0 - floor / value
+    floor = (balance_layers(instance) if floor is None else floor) * granted(instance)
+    each = np.maximum(1.0 - floor / value, 0.0)
     worst = int(np.argmax(each))
     proved = max([balance_of(instance, bound) for bound in certified], default=0.0)
     found: dict[str, Any] = {

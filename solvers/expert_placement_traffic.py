@@ -22,7 +22,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 QUICK, SLOW = 6_000, 200_000
 """The whole chain is annealed quickly, then slowly: steps for each expert and layer."""
-SLOW_SHARE, SLOW_SHARE_MANY, MANY, LEAST_SLOW = 0.35, 0.6, 12, 10_000
+SLOW_SHARE, SLOW_SHARE_MANY, MANY, LEAST_SLOW = 0.25, 0.9, 12, 10_000
 """With a time limit the slow stage has as many steps as fit into this share of what is left, more with MANY devices, whose windows bring less;
 fewer than LEAST_SLOW are not worth it."""
 WINDOW_STEPS = 3_000

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from headroom.bounds.expert_placement import traffic_of
+from headroom.formulations.expert_placement import ExpertPlan, evaluate
 from headroom.formulations.types import Bound, SolveParams
 from headroom.instances.expert_placement import ExpertPlacement
 from headroom.instances.expert_placement_presets import make
 from headroom.run import ContradictionError, run
+from headroom.solvers.expert_placement_parts import gaps
 from tests.command import headroom, one_document
 from tests.expert_placement_cases import tiny
 from tests.oracles.expert_placement import Oracle
@@ -103,3 +105,16 @@ def test_what_does_not_apply_is_one_line(tmp_path: Path) -> None:
     rows = one_document(headroom("compare", "x.json", "--methods", "lpt,exflow", "--bounds", "mean", "--json", cwd=tmp_path).stdout)["rows"]
     assert {row["method"]: row["note"] for row in rows}["exflow"] == "exflow: the instance has no transitions between layers"
     assert {row["method"]: row["note"] for row in rows}["lpt"] is None
+
+
+def test_no_bound_of_a_part_above_its_value() -> None:
+    # Shares may miss 1 by the tolerance, sums by rounding: what a layer is said to be at least grants both.
+    split = ExpertPlacement(load=[[[1.0, 1.0]]], devices=2, slots_per_device=1, split="optimal")
+    plan = ExpertPlan(slot_expert=[[0, 1]], share=[[[1 - 9e-10, 1 - 9e-10]]])
+    assert evaluate(split, plan).feasible
+    even = ExpertPlacement(load=np.full((1, 1, 6), 0.9085358092182463), devices=6, slots_per_device=1)
+    for instance, judged in ((split, plan), (even, ExpertPlan(slot_expert=[list(range(6))]))):
+        found = gaps(instance, judged, ())
+        assert found["layers"]["bound"][0] <= found["layers"]["imbalance"][0]
+        assert found["layers"]["worst_gap"] >= 0
+        assert found["parts"]["balance"]["bound"] <= found["parts"]["balance"]["value"]

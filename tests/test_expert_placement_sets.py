@@ -172,3 +172,12 @@ def test_a_stop_keeps_what_is_proved() -> None:
     bound = chain_sets(instance, params, Progress(params))
     assert 0.0 < bound.value < 1.0
     assert recheck(instance, bound) == pytest.approx(bound.value)
+
+
+@pytest.mark.parametrize("near", [0.0, 0.5])
+def test_hops_that_cost_nothing_within_nodes(near: float) -> None:
+    # With near 0 the only level is that of nodes: prices of nodes' sets say nothing of devices' partitions, and no plan is made of them.
+    instance = chain(4, 8, 4, 3, devices_per_node=2, hop_cost={"same_node": near, "other_node": 1.0})
+    result = run(instance, "local_search", SolveParams(time_limit_s=2))
+    assert 0.0 < result.certified_bound <= result.objective
+    assert all(recheck(instance, bound) >= bound.value * (1 - 1e-12) for bound in result.bounds)
