@@ -202,3 +202,25 @@ def test_neighbours_never_beat_each_other() -> None:
     check(found, instance)
     assert all(a.objective >= b.objective for a, b in itertools.pairwise(found.points))
     assert json.loads(json.dumps(found.points[-1].record()["parts"]))["traffic"] > 0
+
+
+def test_a_cap_for_one_solve(tmp_path: Path) -> None:
+    # --max-moves is recorded and holds for verify; the instance's own cap can only be tightened.
+    ExpertPlacement(**HAND).save(tmp_path / "x.json")
+    solved = headroom("solve", "x.json", "--max-moves", "2", "-o", "p.json", cwd=tmp_path)
+    assert solved.returncode == 0, solved.stderr
+    document = json.loads((tmp_path / "p.json").read_text("utf-8"))
+    assert document["result"]["objective"] == pytest.approx(1.2)  # see HAND
+    assert document["provenance"]["parameters"]["max_moves"] == 2
+    assert headroom("verify", "x.json", "p.json", cwd=tmp_path).returncode == 0
+    document["provenance"]["parameters"]["max_moves"] = 1
+    (tmp_path / "q.json").write_text(json.dumps(document), encoding="utf-8")
+    less = headroom("verify", "x.json", "q.json", cwd=tmp_path)
+    assert less.returncode == 1
+    assert "max_moves" in less.stdout + less.stderr
+    ExpertPlacement(**HAND, max_moves=1).save(tmp_path / "y.json")
+    document["provenance"]["parameters"]["max_moves"] = 2
+    (tmp_path / "r.json").write_text(json.dumps(document), encoding="utf-8")
+    looser = headroom("verify", "y.json", "r.json", cwd=tmp_path)
+    assert looser.returncode == 1
+    assert "asks for less than the instance's own 1" in looser.stdout + looser.stderr

@@ -11,6 +11,7 @@ from headroom.cli_common import (
     HoldersOption,
     InstanceArgument,
     JsonOption,
+    MovesOption,
     SpareOption,
     ThreadsOption,
     TimeLimitOption,
@@ -51,6 +52,7 @@ def bound_command(
     threads: ThreadsOption = 1,
     spare: SpareOption = None,
     min_holders: HoldersOption = None,
+    max_moves: MovesOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """See HELP."""
@@ -60,7 +62,7 @@ def bound_command(
 
     params = SolveParams(time_limit_s=positive(time_limit, "--time-limit"), threads=at_least(threads, 1, "--threads"))
     given = read_instance(x)
-    instance, options = with_spare(given, spare, min_holders)
+    instance, options = with_spare(given, spare, min_holders, max_moves)
     names = bound_names(instance, method)
     found: Timed = []
     watch: Watch[None] = signals.watch(lambda watch: _compute(watch, instance, names, params, found))

@@ -28,6 +28,9 @@ SpareOption = Annotated[int | None, typer.Option("--spare", metavar="N", help="R
 HoldersOption = Annotated[
     int | None, typer.Option("--min-holders", metavar="N", help="Devices that must hold each expert (2: any one may fail).", show_default=False)
 ]
+MovesOption = Annotated[
+    int | None, typer.Option("--max-moves", metavar="N", help="Experts that may come to devices that do not hold them now.", show_default=False)
+]
 WIDE, NARROW = 200, 60
 
 
@@ -157,14 +160,17 @@ def read_instance(path: str) -> Instance:
     return load(path)
 
 
-def with_spare(instance: Instance, spare: int | None, holders: int | None = None) -> tuple[Instance, dict[str, Any]]:
-    """The instance to solve, and what was overridden in it by --spare or --min-holders."""
+def with_spare(
+    instance: Instance, spare: int | None, holders: int | None = None, max_moves: int | None = None
+) -> tuple[Instance, dict[str, Any]]:
+    """The instance to solve, and what was overridden in it by --spare, --min-holders or --max-moves."""
     from headroom.documents import apply_options
     from headroom.instances.errors import InputError
     from headroom.registry import FAMILIES
 
     asked: dict[str, Any] = {}
-    for option, name, value in (("--spare", "spare_replicas", spare), ("--min-holders", "min_holders", holders)):
+    given = (("--spare", "spare_replicas", spare), ("--min-holders", "min_holders", holders), ("--max-moves", "max_moves", max_moves))
+    for option, name, value in given:
         if value is None:
             continue
         if name not in FAMILIES[instance.family].options:

@@ -15,6 +15,7 @@ from headroom.cli_common import (
     HoldersOption,
     InstanceArgument,
     JsonOption,
+    MovesOption,
     SpareOption,
     ThreadsOption,
     TimeLimitOption,
@@ -74,6 +75,7 @@ def solve_command(
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Report what a little more of each limit is worth.")] = False,
     spare: SpareOption = None,
     min_holders: HoldersOption = None,
+    max_moves: MovesOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the plan: .json or .npz.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -88,7 +90,7 @@ def solve_command(
     check_output(output, x, start)
     limits = {"time_limit_s": positive(time_limit, "--time-limit"), "memory_limit_bytes": bytes_of(memory_limit, "--memory-limit")}
     given = read_instance(x)
-    instance, options = with_spare(given, spare, min_holders)
+    instance, options = with_spare(given, spare, min_holders, max_moves)
     params = SolveParams(
         seed=at_least(seed, 0, "--seed"),
         gap_limit=gap,

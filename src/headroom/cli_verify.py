@@ -12,6 +12,7 @@ from headroom.cli_common import (
     HoldersOption,
     InstanceArgument,
     JsonOption,
+    MovesOption,
     PlanArgument,
     SpareOption,
     bound_text,
@@ -143,6 +144,7 @@ def export_model_command(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write: .lp or .mps.", show_default=False)],
     spare: SpareOption = None,
     min_holders: HoldersOption = None,
+    max_moves: MovesOption = None,
 ) -> int:
     """See MODEL_HELP."""
     import tempfile
@@ -155,7 +157,7 @@ def export_model_command(
     if output.suffix not in (".lp", ".mps"):
         raise InputError("must end in .lp or .mps", str(output))
     check_output(output)
-    instance, _ = with_spare(read_instance(x), spare, min_holders)
+    instance, _ = with_spare(read_instance(x), spare, min_holders, max_moves)
     model: Any = load(family_of(instance).build_model)(instance)
     with tempfile.TemporaryDirectory() as folder:
         # Pyomo writes to a name of its own choosing; the bytes then reach their place in one rename.

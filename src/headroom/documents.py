@@ -363,9 +363,12 @@ def strengthen(instance: Instance, parameters: Mapping[str, Any]) -> tuple[Insta
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"provenance.parameters.{name} must be a number or null, got {shown(value)}")
-        if not isinstance(own, (int, float)) or value < own:
+        sign = -1 if name in FAMILIES[instance.family].caps else 1
+        if own is None and sign < 0:
+            changes[name] = value
+        elif not isinstance(own, (int, float)) or sign * value < sign * own:
             problems.append(f"provenance.parameters.{name} is recorded as {value!r}, which asks for less than the instance's own {own!r}")
-        elif value > own:
+        elif value != own:
             changes[name] = value
     try:
         return (instance.replace(**changes) if changes else instance), changes, problems

@@ -98,5 +98,6 @@ EXPERT_PLACEMENT = Family(
             "tensorrt-llm": Entry("headroom.export.expert_placement:tensorrt_llm", "load balancer YAML for TensorRT-LLM"),
         }
     ),
-    options=MappingProxyType({"min_holders": "--min-holders"}),
+    options=MappingProxyType({"min_holders": "--min-holders", "max_moves": "--max-moves"}),
+    caps=frozenset({"max_moves"}),
 )

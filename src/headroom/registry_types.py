@@ -75,6 +75,8 @@ class Family:
     """f(instance, plan document) -> text of the file."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Instance fields that a command may override for one run, each with its option; a plan document records what was overridden."""
+    caps: frozenset[str] = frozenset()
+    """Those of the options of which less asks for more; for the others more does."""
     sweeps: Mapping[str, Entry] = field(default_factory=dict)
     """f(instance, index) -> Quantity: what of an instance can be swept."""
     limits: str | None = None

@@ -126,7 +126,8 @@ def quantity_of(instance: Instance, name: str, index: str) -> Quantity:
     """The quantity of an instance that its family registered under a name. Raises `InputError`."""
     known = family_of(instance).sweeps_for(instance)
     if name not in known:
-        raise InputError(f"{shown(name)} cannot be swept in {instance.family}; expected one of {', '.join([*known, SHADOW])}", "sweep")
+        expected = [*known, *([SHADOW] if family_of(instance).limits is not None else [])]
+        raise InputError(f"{shown(name)} cannot be swept in {instance.family}; expected one of {', '.join(expected)}", "sweep")
     quantity: Quantity = known[name].load()(instance, index)
     return quantity
 
@@ -134,7 +135,9 @@ def quantity_of(instance: Instance, name: str, index: str) -> Quantity:
 def limits_of(instance: Instance) -> tuple[Quantity, ...]:
     """The limits whose shadow prices `sweep(x, "shadow")` finds. Raises `InputError` where there are none."""
     target = family_of(instance).limits
-    found: tuple[Quantity, ...] = () if target is None else load_name(target)(instance)
+    if target is None:
+        raise InputError(f"{instance.family} has no limits with shadow prices", SHADOW)
+    found: tuple[Quantity, ...] = load_name(target)(instance)
     if not found:
         raise InputError("the instance sets no limit (max_count, min_count, pools) that could have a shadow price", SHADOW)
     return found
