@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError
-from headroom.bounds.expert_placement_balance import LAYERS, ROUNDING, assign_groups, balance_layers, granted, normalised_load
+from headroom.bounds.expert_placement_balance import LAYERS, ROUNDING, balance_layers, granted, normalised_load
 from headroom.bounds.expert_placement_configurations import certified_layers, configurations_apply, content_bound
 from headroom.bounds.expert_placement_configurations_search import layer_weights
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
@@ -42,7 +42,7 @@ from headroom.bounds.expert_placement_sets_search import set_prices
 from headroom.bounds.expert_placement_traffic import ChainPrices, certified_traffic, chain_applies, levels
 from headroom.formulations.expert_placement import ExpertPlan, layer_imbalance
 from headroom.formulations.progress import Progress
-from headroom.formulations.tolerances import FEASIBILITY, OPTIMALITY_GAP
+from headroom.formulations.tolerances import OPTIMALITY_GAP
 from headroom.formulations.types import Bound, SolveParams
 from headroom.instances.expert_placement import ExpertPlacement
 
@@ -70,12 +70,10 @@ def _balance_value(instance: ExpertPlacement, layers: FloatArray) -> float:
 
 def _with_traffic(instance: ExpertPlacement, traffic: float) -> float:
     """The objective's bound from one of traffic and the closed forms of balance."""
-    tolerated = 1.0 - (2 * FEASIBILITY if instance.split == "optimal" else 0.0)
     layers = balance_layers(instance)
     if np.isinf(layers).any():
         return math.inf
-    balance = math.fsum(layers.tolist()) / instance.layers * tolerated
-    return (instance.weights.balance * balance + instance.weights.traffic * traffic) * (1 - ROUNDING)
+    return _balance_value(instance, layers) + instance.weights.traffic * traffic * (1 - ROUNDING)
 
 
 def traffic_of(instance: ExpertPlacement, bound: Bound) -> float:
@@ -284,6 +282,6 @@ def recheck(instance: ExpertPlacement, bound: Bound) -> float:
 
 
 __all__ = [
-    "assign_groups", "b_matching", "balance_layers", "balance_of", "boundary_bounds", "chain_sdp", "chain_sets", "configurations", "group", "mean",
-    "normalised_load", "partitions", "recheck", "replica", "search_configurations", "search_sets", "traffic_of",
+    "b_matching", "balance_of", "boundary_bounds", "chain_sdp", "chain_sets", "configurations", "group", "mean", "partitions", "recheck", "replica",
+    "search_configurations", "search_sets", "traffic_of",
 ]  # fmt: skip

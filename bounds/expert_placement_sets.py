@@ -60,19 +60,23 @@ def members(sets: IntArray, experts: int) -> FloatArray:
     return found
 
 
+def best_before(inside: FloatArray, p: FloatArray, value: FloatArray) -> FloatArray:
+    """The maximum over sets S of value[S] + p(S, T) for each T [N]; sets as rows of 0 and 1 [N][E]."""
+    sends, after = inside @ p, np.empty_like(value)
+    width = max(CHUNK_ENTRIES // len(inside), 1)
+    for first in range(0, len(inside), width):
+        after[first : first + width] = (sends @ inside[first : first + width].T + value[:, None]).max(axis=0)
+    return after
+
+
 def sets_within(transition: FloatArray, parts: int, price: FloatArray) -> float:
     """W by prices [L][E] of any sign, rounded up. O(B C(E, k)^2 k)."""
     experts = transition.shape[1]
     inside = members(sets_of(experts, experts // parts), experts)
     cost = price @ inside.T
     value = -cost[0]
-    step = max(CHUNK_ENTRIES // len(inside), 1)
     for b, p in enumerate(transition):
-        sends = inside @ p
-        after = np.empty_like(value)
-        for first in range(0, len(inside), step):
-            after[first : first + step] = (sends @ inside[first : first + step].T + value[:, None]).max(axis=0)
-        value = after - cost[b + 1]
+        value = best_before(inside, p, value) - cost[b + 1]
     return math.fsum([*price.ravel().tolist(), parts * float(value.max())]) + rounding(transition, parts, price)
 
 

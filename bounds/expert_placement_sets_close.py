@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from headroom.bounds.certificates import CertificateError, floats
 from headroom.bounds.expert_placement_partitions import MOST_DEVICES, best_chain_among
-from headroom.bounds.expert_placement_sets import CHUNK_ENTRIES, members, rounding, sets_apply, sets_of, sets_within
+from headroom.bounds.expert_placement_sets import CHUNK_ENTRIES, best_before, members, rounding, sets_apply, sets_of, sets_within
 from headroom.bounds.expert_placement_traffic import each_level, traffic_value
 from headroom.instances.expert_placement import ExpertPlacement
 
@@ -55,18 +55,10 @@ def through_sets(transition: FloatArray, parts: int, price: FloatArray) -> Float
     own = -(price @ inside.T)
     left, right = np.zeros_like(own), np.zeros_like(own)
     for b, p in enumerate(transition):
-        left[b + 1] = _step(inside, p, left[b] + own[b])
+        left[b + 1] = best_before(inside, p, left[b] + own[b])
     for b in range(len(transition) - 1, -1, -1):
-        right[b] = _step(inside, transition[b].T, right[b + 1] + own[b + 1])
+        right[b] = best_before(inside, transition[b].T, right[b + 1] + own[b + 1])
     return left + own + right
-
-
-def _step(inside: FloatArray, p: FloatArray, value: FloatArray) -> FloatArray:
-    sends, after = inside @ p, np.empty_like(value)
-    width = max(CHUNK_ENTRIES // len(inside), 1)
-    for first in range(0, len(inside), width):
-        after[first : first + width] = (sends @ inside[first : first + width].T + value[:, None]).max(axis=0)
-    return after
 
 
 def partitions_worth(value: FloatArray, sets: IntArray, parts: int, need: float, most: int) -> tuple[IntArray, FloatArray] | None:

@@ -16,10 +16,19 @@ IntArray = npt.NDArray[np.int64]
 
 @compiled
 def clashes(owner: IntArray, chosen: IntArray, depth: int, item: int) -> bool:
-    for d in range(depth):  # noqa: SIM110 (numba)
-        if owner[chosen[d]] == owner[item]:
-            return True
-    return False
+    """Whether the item's owner has one of the first `depth` chosen items."""
+    taken = False
+    for d in range(depth):
+        taken = taken or owner[chosen[d]] == owner[item]
+    return taken
+
+
+@compiled
+def running_sum(price: FloatArray) -> FloatArray:
+    """Sums of the first 0, 1, .. N prices [N + 1]."""
+    found = np.zeros(len(price) + 1)
+    found[1:] = np.cumsum(price)
+    return found
 
 
 @compiled
@@ -31,9 +40,7 @@ def best_paid(owner: IntArray, load: FloatArray, price: FloatArray, k: int, limi
     items, scenarios = load.shape
     carried = np.zeros((k + 1, scenarios))
     paid = np.zeros(k + 1)
-    ahead = np.zeros(items + 1)
-    for i in range(items):
-        ahead[i + 1] = ahead[i] + price[i]
+    ahead = running_sum(price)
     chosen, best = np.zeros(k, np.int64), np.zeros(k, np.int64)
     number = 0
     for first in range(items - k + 1):
@@ -78,9 +85,7 @@ def least_loaded(owner: IntArray, load: FloatArray, price: FloatArray, k: int, n
     items, scenarios = load.shape
     carried = np.zeros((k + 1, scenarios))
     paid = np.zeros(k + 1)
-    ahead = np.zeros(items + 1)
-    for i in range(items):
-        ahead[i + 1] = ahead[i] + price[i]
+    ahead = running_sum(price)
     chosen = np.zeros(k, np.int64)
     least, depth = limit, 0
     while depth >= 0:

@@ -16,10 +16,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import b_matching, balance_layers, chain_sdp, partitions_bound, search_configurations
+from headroom.bounds.expert_placement import b_matching, chain_sdp, partitions_bound, search_configurations
 from headroom.bounds.expert_placement import group as group_bound
 from headroom.bounds.expert_placement import mean as mean_bound
 from headroom.bounds.expert_placement import replica as replica_bound
+from headroom.bounds.expert_placement_balance import balance_layers
 from headroom.bounds.expert_placement_configurations import configurations_apply
 from headroom.bounds.expert_placement_partitions import applies as splits_are_few
 from headroom.bounds.expert_placement_partitions import best_chain, work
@@ -95,7 +96,9 @@ def local_search(instance: ExpertPlacement, params: SolveParams, progress: Progr
     if mixed_needed(instance):
         _mixed(instance, params, progress, layers.slot_expert())
         if progress.gap > OPTIMALITY_GAP and configurations_apply(instance):
-            bounds.append(search_configurations(instance, params, progress)[0])
+            bound, proved = search_configurations(instance, params, progress)
+            bounds.append(bound)
+            layers.floor = np.maximum(layers.floor, proved)
     else:
         bounds += _balance(instance, params, progress, layers)
     if instance.weights.traffic > 0:

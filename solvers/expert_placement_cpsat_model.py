@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import normalised_load
+from headroom.bounds.expert_placement_balance import normalised_load
 from headroom.formulations.expert_placement import device_counts
 from headroom.formulations.tolerances import FEASIBILITY
 from headroom.instances.expert_placement import ExpertPlacement

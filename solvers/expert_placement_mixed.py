@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import normalised_load
+from headroom.bounds.expert_placement_balance import normalised_load
 from headroom.formulations.expert_placement import device_counts, evaluate, nearest
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import SolveParams

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.expert_placement import normalised_load
+from headroom.bounds.expert_placement_balance import normalised_load
 from headroom.formulations.expert_placement import device_counts
 from headroom.instances.expert_placement import ExpertPlacement
 from headroom.solvers.expert_placement_balance import layer_balance

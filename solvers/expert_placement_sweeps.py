@@ -15,7 +15,6 @@ from headroom.formulations.expert_placement import ExpertPlan, evaluate
 from headroom.formulations.expert_placement import moves as moves_of
 from headroom.formulations.progress import Progress
 from headroom.formulations.quantities import Front, Quantity
-from headroom.formulations.tolerances import FEASIBILITY
 from headroom.formulations.types import Plan, SolveParams
 from headroom.heuristics.expert_placement_split import plan_of
 from headroom.instances.errors import InputError, shown
@@ -45,12 +44,11 @@ def moves(instance: ExpertPlacement, index: str) -> Quantity:
         return found
 
     def bound(value: float) -> tuple[float, str] | None:
-        """Without a move, and no expert twice on a device, every device keeps its experts: the current placement is the only one."""
-        if value > 0 or not instance.distinct:
+        """Without a move, and no expert twice on a device, every device keeps its experts: with equal shares there is one plan only."""
+        if value > 0 or not instance.distinct or instance.split != "equal":
             return None
         only = evaluate(vary(0.0), plan_of(instance, current))
-        granted = 2 * FEASIBILITY if instance.split == "optimal" else 0.0
-        return (only.objective * (1 - granted), "no choice") if only.feasible else None
+        return (only.objective, "no choice") if only.feasible else None
 
     return Quantity(
         name="moves",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headroom.bounds.expert_placement import configurations, normalised_load, recheck
+from headroom.bounds.expert_placement import configurations, recheck
+from headroom.bounds.expert_placement_balance import normalised_load
 from headroom.bounds.expert_placement_configurations import configurations_apply, content_bound, items_of, least_content, needed
 from headroom.bounds.expert_placement_configurations_search import layer_weights
 from headroom.formulations.progress import Progress
