@@ -16,13 +16,44 @@ ARRAYS = "arrays"
 """With this key in the serialisation context arrays are left as they are: for the digest, which reads them as quickly as bytes."""
 
 
-def numbers(name: str, axes: str, *, whole: bool = False, least: float | None = 0.0, most: float = 1e300) -> Any:
+def numbers(name: str, axes: str, *, whole: bool = False, narrow: bool = False, least: float | None = 0.0, most: float = 1e300) -> Any:
     """The annotation for an array of numbers with the named axes, e.g. "[scenario][layer][expert]", from `least` to `most`.
 
-    Stored as read-only float64, or int64 when `whole`. Anything else is one line naming the element: `load[0][2][5] must be …, got …`.
+    Stored as read-only float64, or int64 when `whole` (int32 when `narrow` as well: for arrays that may be huge). Anything else is one line naming
+    the element: `load[0][2][5] must be …, got …`.
     """
+    convert, plain, item = _array(name, axes, whole, narrow, least, most)
+    return Annotated[np.ndarray, BeforeValidator(convert), PlainSerializer(plain), WithJsonSchema(item)]
+
+
+def number_or_array(name: str, axis: str, *, whole: bool = False, least: float = 0.0, most: float = 1e300) -> Any:
+    """The annotation for one number that holds for all, or an array with one for each `axis`: a Python number or a read-only array.
+
+    Errors name the element as `numbers` does.
+    """
+    convert, plain, item = _array(name, f"[{axis}]", whole, False, least, most)
+
+    def either(value: object) -> Any:
+        if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in ("iu" if whole else "fiu"):
+            value = value.item()
+        if isinstance(value, (list, tuple, np.ndarray)):
+            return convert(value)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise rule(f"{name} must be a {'whole ' if whole else ''}number, or a list of them with one for each {axis}, got {shown(value)}")
+        if not least <= value <= most:
+            raise rule(f"{name} must be a {'whole ' if whole else ''}number from {least:g} to {most:g}, got {shown(value)}")
+        return int(value) if whole else float(value)
+
+    def said(value: Any, info: SerializationInfo) -> Any:
+        return plain(value, info) if isinstance(value, np.ndarray) else value
+
+    return Annotated[Any, BeforeValidator(either), PlainSerializer(said), WithJsonSchema({"anyOf": [item["items"], item]})]
+
+
+def _array(name: str, axes: str, whole: bool, narrow: bool, least: float | None, most: float) -> tuple[Any, Any, dict[str, Any]]:
+    """How to check, to write and to describe an array."""
     dimensions = axes.count("[")
-    dtype: type[np.float64] | type[np.int64] = np.int64 if whole else np.float64
+    dtype: Any = (np.int32 if narrow else np.int64) if whole else np.float64
     kind = "whole numbers" if whole else "numbers"
 
     def convert(value: object) -> npt.NDArray[Any]:
@@ -30,7 +61,7 @@ def numbers(name: str, axes: str, *, whole: bool = False, least: float | None = 
             allowed = "iu" if whole else "fiu"
             if value.dtype.kind not in allowed or value.ndim != dimensions:
                 raise rule(f"{name} must be an array {axes} of {kind}, got {value.ndim} dimensions of {value.dtype}")
-            array = np.array(value, dtype=dtype)
+            array = value
         else:
             shape = _shape(name, axes, value)
             items: list[Any] = []
@@ -41,6 +72,7 @@ def numbers(name: str, axes: str, *, whole: bool = False, least: float | None = 
             index = tuple(int(k) for k in np.argwhere(bad)[0])
             wanted = "a finite number" if least is None else f"a {'whole ' if whole else ''}number from {least:g} to {most:g}"
             raise rule(f"{_at(name, index)} must be {wanted}, got {array[index]:g}")
+        array = np.array(array, dtype=dtype)  # a copy that nobody else can change
         array.flags.writeable = False
         return array
 
@@ -50,7 +82,7 @@ def numbers(name: str, axes: str, *, whole: bool = False, least: float | None = 
     item: dict[str, Any] = {"type": "integer" if whole else "number"} | ({} if least is None else {"minimum": least})
     for _ in range(dimensions):
         item = {"type": "array", "items": item}
-    return Annotated[np.ndarray, BeforeValidator(convert), PlainSerializer(plain), WithJsonSchema(item)]
+    return convert, plain, item
 
 
 def _at(name: str, index: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from headroom.instances.errors import InputError, shown
@@ -105,6 +105,7 @@ class Instance(Record):
 
     name: str = Field(default="unnamed", max_length=500, exclude=True)
     provenance: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    _digest: str | None = PrivateAttr(default=None)
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -123,9 +124,11 @@ class Instance(Record):
 
     def digest(self) -> str:
         """SHA-256 (hex) over the family and the data as typed little-endian bytes; the same for .json and .npz."""
-        digest = hashlib.sha256()
-        _feed(digest, [self.family, self.dump({"arrays": True})])
-        return digest.hexdigest()
+        if self._digest is None:
+            digest = hashlib.sha256()
+            _feed(digest, [self.family, self.dump({"arrays": True})])
+            self._digest = digest.hexdigest()
+        return self._digest
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Instance) and self.digest() == other.digest()
@@ -160,14 +163,16 @@ class Instance(Record):
         if Path(path).suffix != ".npz":
             write_text(path, to_json(self.document()))
             return
-        document = self.document()
+        # Arrays as they are: a trace of 10^8 reads would not fit in memory as lists.
+        header = {"schema": INSTANCE_SCHEMA, "family": self.family, "name": self.name, "provenance": self.provenance}
+        document: dict[str, Any] = header | {"data": self.dump({"arrays": True})}
         arrays: dict[str, Any] = {}
         for field in self.array_fields:
             *outer, last = field.split(".")
             holder, value = document["data"], self
             for part in outer:
                 holder, value = holder.get(part) or {}, getattr(value, part)
-            if last in holder:
+            if last in holder and isinstance(getattr(value, last), np.ndarray):
                 arrays[field] = getattr(value, last)
                 del holder[last]
         write_npz(path, document, arrays)
@@ -247,7 +252,7 @@ def _feed(digest: Any, value: Any) -> None:
         case bool():
             digest.update(b"t" if value else b"f")
         case int():
-            raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+            raw = _raw(value)
             digest.update(b"i" + struct.pack("<q", len(raw)) + raw)
         case float():
             digest.update(b"d" + struct.pack("<d", value + 0.0))  # −0.0 + 0.0 is +0.0
@@ -263,6 +268,10 @@ def _feed(digest: Any, value: Any) -> None:
             tagged = np.empty(len(value), dtype=[("tag", "S1"), ("value", "<f8")])
             tagged["tag"], tagged["value"] = b"d", value + 0.0
             digest.update(b"l" + struct.pack("<q", len(value)) + tagged.tobytes())
+        case np.ndarray() if value.ndim == 1 and value.dtype.kind == "i":
+            digest.update(b"l" + struct.pack("<q", len(value)))
+            for first in range(0, len(value), 2**20):
+                digest.update(_whole_numbers(value[first : first + 2**20]))
         case np.ndarray():
             _feed(digest, list(value) if value.ndim > 1 else value.tolist())
         case list() | tuple():
@@ -271,6 +280,31 @@ def _feed(digest: Any, value: Any) -> None:
                 _feed(digest, item)
         case _:
             raise TypeError(f"cannot hash {type(value).__name__}")
+
+
+def _whole_numbers(values: npt.NDArray[Any]) -> bytes:
+    """The bytes that `_feed` gives the hash for each of these integers, one after the other."""
+    wide = values.astype("<i8")
+    # As many bytes as hold the magnitude's bits and a sign bit; the smallest number's magnitude is 2^63, which takes nine.
+    if len(wide) and wide.min() == np.iinfo(np.int64).min:
+        return b"".join(b"i" + struct.pack("<q", len(raw)) + raw for raw in map(_raw, wide.tolist()))
+    magnitude = np.abs(wide)
+    length = np.ones(len(wide), np.int64)
+    for count in range(1, 8):
+        length += magnitude >= 2 ** (8 * count - 1)
+    start = np.cumsum(length + 9) - (length + 9)
+    out = np.empty(int((length + 9).sum()), np.uint8)
+    out[start] = ord("i")
+    lengths, raw = length.astype("<i8").view(np.uint8).reshape(-1, 8), wide.view(np.uint8).reshape(-1, 8)
+    for k in range(8):
+        out[start + 1 + k] = lengths[:, k]
+        has = length > k
+        out[start[has] + 9 + k] = raw[has, k]
+    return out.tobytes()
+
+
+def _raw(value: int) -> bytes:
+    return value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
 
 
 __all__ = ["INSTANCE_SCHEMA", "Instance", "Record", "check_header", "load_document", "matrix_with_nulls", "rule", "without_infinities"]
