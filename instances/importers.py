@@ -46,6 +46,10 @@ _PLACEMENT_OPTIONS = (
     "same_node_hop", "other_node_hop", "split", "robust", "allow_repeats", "min_holders", "n_groups", "group_limited", "model_layers",
     "moe_layer_ids", "first_moe_layer",
 )  # fmt: skip
+_ACCESS_OPTIONS = (
+    "tier", "hardware", "kv_capacity_gb", "kv_entry_bytes", "page_tokens", "prompt_tokens", "top_k", "sparsity", "fixed_read_bytes", "partial_reads",
+    "inclusive",
+)  # fmt: skip
 
 IMPORTERS: dict[str, Importer] = {
     importer.format: importer
@@ -93,6 +97,13 @@ IMPORTERS: dict[str, Importer] = {
             "headroom.instances.expert_placement_import:import_expert_load",
             _PLACEMENT_OPTIONS,
             several=True,
+        ),
+        Importer(
+            "kv-access",
+            "kv_tiering",
+            "tokens read by every decode step and layer (.npz: topk [step][layer][k]), or their attention scores (scores [step][layer][token])",
+            "headroom.instances.kv_tiering_import:import_kv_access",
+            _ACCESS_OPTIONS,
         ),
     )
 }

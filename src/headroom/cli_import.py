@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from headroom.instances.importers import Importer
 
-HELP = """Make an instance from real files: a request trace, a solver's configuration, measured throughputs, expert loads.
+HELP = """Make an instance from real files: a request trace, a solver's configuration, measured throughputs, expert loads, KV reads.
 
 FORMAT names what FILE is (--list shows the formats and the options each takes). What was chosen, left out or not trusted is
 said on stderr and kept in the instance's provenance.
@@ -36,7 +36,7 @@ def import_command(
     total_rate_per_s: Annotated[float | None, typer.Option(help="Scale the load to this many requests/s in all.")] = None,
     duration_s: Annotated[float | None, typer.Option(help="Length of the trace in s, in place of last − first arrival.")] = None,
     model: Annotated[str | None, typer.Option(help="Model of the table; default: the one measured most.")] = None,
-    hardware: Annotated[str | None, typer.Option(help="GPUs to offer, with commas; default: all with a price.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="GPUs to offer, with commas; default: all with a price (kv-access: gh200, h100-pcie).")] = None,
     tp: Annotated[str | None, typer.Option(help="Tensor parallelisms to offer, with commas; default: all that hold the weights.")] = None,
     price: Annotated[list[str] | None, typer.Option(metavar="NAME=USD", help="Price of one GPU an hour; may be repeated.")] = None,
     stock: Annotated[list[str] | None, typer.Option(metavar="NAME=GPUS", help="GPUs there are of a kind; may be repeated.")] = None,
@@ -78,6 +78,19 @@ def import_command(
     moe_layer_ids: Annotated[str | None, typer.Option(help="The model's layers that have experts: 3-60 or 1,3,5.")] = None,
     first_moe_layer: Annotated[int | None, typer.Option(help="The model's first layer with experts; the others follow it.")] = None,
     no_transitions: Annotated[bool, typer.Option("--no-transitions", help="Leave out where tokens go from layer to layer.")] = False,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:GB:GB/S:GB/S", help="A memory, fastest first: capacity (- for the last), read and write bandwidth; repeated."),
+    ] = None,
+    kv_capacity_gb: Annotated[float | None, typer.Option(help="Room for KV in the fast memory of --hardware gh200 or h100-pcie (kv-access).")] = None,
+    kv_entry_bytes: Annotated[float | None, typer.Option(help="KV bytes of one token and layer (kv-access).")] = None,
+    page_tokens: Annotated[int | None, typer.Option(help="Tokens that are moved together (default 1).")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Tokens before the first step, each of which makes one more (default: all).")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Tokens that a step and layer reads, where the file has scores.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of tokens that a step and layer does not read, where the file has scores.")] = None,
+    fixed_read_bytes: Annotated[float | None, typer.Option(help="Bytes of weights that each layer of a step reads (default 0).")] = None,
+    partial_reads: Annotated[bool, typer.Option("--partial-reads", help="Read only the tokens named of a page, not all of it.")] = False,
+    inclusive: Annotated[bool, typer.Option("--inclusive", help="The last memory keeps a copy of everything.")] = False,
 ) -> None:
     """See HELP."""
     options: dict[str, Any] = {
@@ -93,7 +106,9 @@ def import_command(
         "same_node_hop": same_node_hop, "other_node_hop": other_node_hop, "split": split, "robust": robust,
         "allow_repeats": allow_repeats or None, "min_holders": min_holders, "n_groups": n_groups, "group_limited": group_limited or None,
         "model_layers": model_layers, "moe_layer_ids": _numbers_and_ranges("--moe-layer-ids", moe_layer_ids), "first_moe_layer": first_moe_layer,
-        "no_transitions": no_transitions or None,
+        "no_transitions": no_transitions or None, "tier": tier, "kv_capacity_gb": kv_capacity_gb, "kv_entry_bytes": kv_entry_bytes,
+        "page_tokens": page_tokens, "prompt_tokens": prompt_tokens, "top_k": top_k, "sparsity": sparsity, "fixed_read_bytes": fixed_read_bytes,
+        "partial_reads": partial_reads or None, "inclusive": inclusive or None,
     }  # fmt: skip
     if list_formats:
         _print_formats(as_json)
@@ -223,6 +238,13 @@ def _summary(importer: Importer, made: Any, output: Path) -> dict[str, Any]:
             "slots": made.slots,
             "has": [name for name in ("transition", "current_slot_expert", "load_trace") if getattr(made, name) is not None],
         }
+    if importer.makes == "kv_tiering":
+        return {"format": importer.format, "makes": importer.makes, "name": made.name, "sha256": made.digest(), "output": str(output)} | {
+            "blocks": made.blocks,
+            "steps": made.steps,
+            "reads": len(made.reads.block),
+            "tiers": [tier.name for tier in made.tiers],
+        }
     if importer.makes == "workload":
         figures = {"requests": made.requests, "duration_s": made.duration_s, "total_rate_per_s": made.rate_per_s, "buckets": len(made.buckets)}
         return {"format": importer.format, "makes": "workload", "name": made.name, "output": str(output), **figures}
@@ -248,6 +270,9 @@ def _as_text(summary: dict[str, Any]) -> str:
         machine = f"{summary['slots']} slots a layer on {summary['devices']} devices in {summary['nodes']} node{'s' if summary['nodes'] > 1 else ''}"
         extras = f"; with {', '.join(summary['has'])}" if summary["has"] else ""
         return f"{summary['output']}: {summary['makes']} instance, {sizes}, {machine}{extras}"
+    if summary["makes"] == "kv_tiering":
+        sizes = f"{summary['blocks']} blocks x {summary['steps']} steps, {summary['reads']} reads"
+        return f"{summary['output']}: {summary['makes']} instance, {sizes}, {len(summary['tiers'])} tiers ({', '.join(summary['tiers'])})"
     rate = f"{summary['total_rate_per_s']:.6g} requests/s"
     if summary["makes"] == "workload":
         duration = f" in {summary['duration_s']:.6g} s" if summary["duration_s"] is not None else ""
