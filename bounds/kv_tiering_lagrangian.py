@@ -12,16 +12,18 @@ and the right side falls apart into the blocks, each a shortest path through (st
 Without cuts the best L equals the linear relaxation of the path formulation.
 
 **Rounding cut.** In a step that reads n blocks, all whole and of s bytes, let x be the reads that are not served by a block that stays in tier 0.
-x is whole; the other n - x reads take tier 0 (f_t + (n - x) s) / R_0, and each of the x puts s min(1/R_k, 1/W_k) at least onto some tier k >= 1: a block
-read or moved up there is read from it, one moved down into it is written (with `inclusive`: read from the last). So T_t >= h(x), the larger of tier
-0's time and of the least makespan of x such jobs. The line through (j, h(j)) and (j + 1, h(j + 1)) at the step where h turns upward is below h at
-every whole x where that h is convex, which is checked: T_t >= cut_t = a_t + slope_t s x.
+x is whole; the other n - x (a block born in tier 0 is one of them) take tier 0 (f_t + (n - x) s) / R_0, and each of the x puts s min(1/R_k, 1/W_k)
+at least onto some tier k >= 1: a block read or moved up there is read from it, one moved down or born into it is written (with `inclusive`: one that
+comes into the last is read from there). So T_t >= h(x), the larger of tier 0's time and of the least makespan of x such jobs. The line through
+(j, h(j)) and (j + 1, h(j + 1)) where h turns upward is below h at every whole x if h is convex; that is checked, not supposed:
+T_t >= cut_t = a_t + slope_t s x, and slope_t may be negative.
 
 **Capacity.** Where all blocks' sizes are whole multiples of g bytes, what is held is one too: C_k counts as the largest multiple of g that fits, and
 as 0 where not even the smallest block fits.
 
-Rounding: shortest paths are sums of at most 4 T + 8 non-negative terms whose relative error is bounded; capacities are granted the slack that
-`evaluate` grants.
+Rounding: no term of a path is rounded more than 3 T + 16 times (a step adds to it at most three times, it is itself a product of at most five,
+numpy adds blocks up pairwise), so the error is at most (8 T + 64) / 2^53 of the terms' sizes. Terms are not negative but for cuts that fall with x:
+what these can take from the paths counts twice, being in the sum of sizes and not in the sum. Capacities get the slack that `evaluate` grants.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.certificates import floats
+from headroom.bounds.certificates import NOTHING, floats
 from headroom.formulations.tolerances import CERTIFICATE_SLACK
 from headroom.instances.kv_tiering import KvTiering
 
@@ -43,6 +45,8 @@ KIND = "lagrangian"
 UNIT_ROUNDOFF = 2.0**-53
 CUT_STEPS = 64
 """Cuts are looked for within so many whole numbers of the place where the tiers' times meet."""
+NOISE = 1 + 1e-12
+"""By so much a cut may touch the times that it must stay below; it is then lowered by more."""
 
 
 @dataclass(frozen=True)
@@ -88,54 +92,47 @@ def rounding_cuts(instance: KvTiering) -> Cuts:
 
 
 def _one_cut(instance: KvTiering, reads: int, fixed_bytes: float) -> tuple[float, float]:
-    """Constant and slope a byte of the cut of a step with so many reads; zeros where there is none worth having."""
+    """Constant and slope a byte of the cut of a step with so many reads; zeros where there is none worth having. O(K log K) whatever `reads` is."""
     size = float(instance.size[0])
     miss_s = size * np.minimum(instance.read_s, instance.write_s)[1:]
-    hit_s = size * instance.read_s[0]
+    hit_s = size * float(instance.read_s[0])
     if reads < 1:
         return 0.0, 0.0
-    base = fixed_bytes * instance.read_s[0]
-    meet = (base + reads * hit_s) / (hit_s + 1.0 / float((1.0 / miss_s).sum()))
-    low = max(0, min(int(meet) - CUT_STEPS, reads))
-    x = np.arange(low, min(int(meet) + CUT_STEPS, reads) + 1)
+    base = fixed_bytes * float(instance.read_s[0])
+    mean = 1.0 / float((1.0 / miss_s).sum())
+    meet = (base + reads * hit_s) / (hit_s + mean)
+    low, high = max(0, min(int(meet) - CUT_STEPS, reads)), min(int(meet) + CUT_STEPS, reads)
+    x = np.arange(low, high + 1)
     if len(x) < 2:
         return 0.0, 0.0
-    h = np.maximum(base + (reads - x) * hit_s, _makespans(x, miss_s))
+    hits = base + (reads - x) * hit_s
+    h = np.maximum(hits, _makespans(low, high, miss_s))
     at = max(int(h.argmin()), 1)
+    best, gain = (0.0, 0.0), 0.0
     # The steepest line that stays below all points left of the lowest one, or the flattest right of it: whichever the tiers' own lines miss more.
-    best = (0.0, 0.0)
-    gain = 0.0
-    for j in {at - 1, min(at, len(x) - 2)}:
-        rise = float(h[j + 1] - h[j])
+    for j in sorted({at - 1, min(at, len(x) - 2)}):
+        rise = max(float(h[j + 1] - h[j]), -hit_s)
         line = h[j] + rise * (x - x[j])
-        fraction = base + (reads - meet) * hit_s
-        above = float(h[j] + rise * (meet - x[j])) - fraction
-        # Outside the window h is above the lines of tier 0's time and of the mean of the others, which must stay above the line there.
-        ends = _line_is_below_outside(float(h[j]) - rise * float(x[j]), rise, base, reads, hit_s, miss_s, int(x[0]), int(x[-1]))
-        if above > gain and ends and bool((line <= h * (1 + 1e-12)).all()):
+        # Outside the window h is above the lines of tier 0's time (left) and of the others' mean (right): these must stay above the line there.
+        left = low == 0 or line[0] <= hits[0] * NOISE
+        right = high == reads or (rise <= mean and line[-1] <= high * mean * NOISE)
+        above = float(h[j] + rise * (meet - x[j])) - (base + (reads - meet) * hit_s)
+        if above > gain and left and right and bool((line <= h * NOISE).all()):
             gain = above
-            best = (float(h[j] - rise * x[j]), rise / size)
-    constant, slope = best
-    # Lowered a little, so that rounding here cannot lift the line above h; the slope stays.
-    return constant - 8e-12 * float(h.max()) if slope or constant else 0.0, slope
+            # Lowered, so that no rounding here can lift the line above h: neither where it was compared nor on the way to no misses and to all.
+            constant = float(h[j]) - rise * float(x[j])
+            best = (constant - 8e-12 * float(h.max()) - 64 * UNIT_ROUNDOFF * (abs(constant) + abs(rise) * reads), rise / size)
+    return best
 
 
-def _makespans(jobs: IntArray, job_s: FloatArray) -> FloatArray:
-    """Least makespan of so many equal jobs on machines that need `job_s` each."""
-    if len(job_s) == 1:
-        found: FloatArray = jobs * job_s[0]
-        return found
-    most = int(jobs[-1])
-    ends = np.sort(np.concatenate([np.arange(1, most + 1) * each for each in job_s]))[:most] if most else np.zeros(0)
-    return np.concatenate([[0.0], ends])[jobs]
-
-
-def _line_is_below_outside(constant: float, rise: float, base: float, reads: int, hit_s: float, miss_s: FloatArray, low: int, high: int) -> bool:
-    """Whether the line stays below h left of `low` (where tier 0's time does it) and right of `high` (the others' mean)."""
-    left = low == 0 or (rise >= -hit_s * (1 + 1e-12) and constant + rise * low <= base + (reads - low) * hit_s)
-    mean = 1.0 / float((1.0 / miss_s).sum())
-    right = high == reads or (rise <= mean and constant + rise * high <= high * mean)
-    return left and right
+def _makespans(low: int, high: int, job_s: FloatArray) -> FloatArray:
+    """Least makespans of low .. high equal jobs on machines that need `job_s` each: the ends of jobs on all machines, merged."""
+    mean = 1.0 / float((1.0 / job_s).sum())
+    # Ends surely before any of `low` jobs' makespan, which is no less than the mean's, are only counted.
+    before = np.maximum(np.floor(low * mean / job_s) - 1.0, 0.0)
+    counted = int(before.sum())
+    ends = np.sort(((before + np.arange(1, high - counted + 1)[:, None]) * job_s).ravel())
+    return np.concatenate([[0.0], ends])[np.arange(low, high + 1) - counted] if not counted else ends[np.arange(low, high + 1) - counted - 1]
 
 
 def usable_capacity(instance: KvTiering) -> FloatArray:
@@ -170,9 +167,12 @@ def certified_value(instance: KvTiering, certificate: Mapping[str, Any]) -> floa
     constant = multipliers.tiers[:, 0] * instance.fixed * instance.read_s[0] + multipliers.cut * cuts.constant_s
     kept = multipliers.hold * usable_capacity(instance)[None, :]
     error = (8 * instance.steps + 64) * UNIT_ROUNDOFF
-    size = paths + float(np.abs(constant).sum())
+    # A cut that falls with x takes from the paths: rounding is relative to what is added and what is taken, not to the difference.
+    taken = multipliers.cut * np.maximum(-cuts.slope_s_per_byte, 0.0) * np.diff(instance.reads.indptr) * instance.size[0]
+    size = paths + 2 * float(taken.sum()) + float(np.abs(constant).sum())
     rounded = float(kept.sum()) * (1 + CERTIFICATE_SLACK + 16 * instance.steps * UNIT_ROUNDOFF)
-    return max(paths + float(constant.sum()) - size * error - rounded, 0.0)
+    value = paths + float(constant.sum()) - size * error - rounded
+    return value if value > NOTHING else 0.0
 
 
 def _paths_value(instance: KvTiering, multipliers: Multipliers, cuts: Cuts) -> float:

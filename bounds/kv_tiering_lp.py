@@ -16,26 +16,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import Bound, SolveParams
 from headroom.instances.kv_tiering import KvTiering
 
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Algorithm = Literal["ipm", "simplex", "pdlp"]
+Algorithm = Literal["simplex", "ipm", "pdlp"]
 LARGEST_PROGRAM = 600_000
 """Columns beyond which the program is not built: 150,000 take simplex 6 s, and its time grows faster than their number."""
-PDLP_SHARE = 0.7
-"""Part of the time left that PDLP is told it has: it overruns, and hears no interrupt."""
-PDLP_ITERATIONS = 100_000
-INEXACT: dict[Algorithm, float] = {"ipm": 1e-6, "pdlp": 1e-4}
-"""Tolerances of the algorithms that only come near: any multipliers are a bound, so there is no harm in that."""
 
 
 def lp(instance: KvTiering, params: SolveParams, progress: Progress, algorithm: Algorithm = "simplex") -> Bound:
@@ -64,11 +61,13 @@ def lp_prices(instance: KvTiering, params: SolveParams, progress: Progress, algo
     plain = Prices(certificate_of(np.tile(rate / rate.sum(), (instance.steps, 1)), np.zeros((instance.steps, tiers - 1))))
     if columns(instance) > LARGEST_PROGRAM:
         return plain
+    from headroom.solvers.linear_duals import row_duals
+
     program = build(instance)
-    answer = _solve(program, params, progress, algorithm)
-    if answer is None:
+    found = row_duals(program.cost, program.matrix, program.row_lower, program.row_upper, program.upper, progress, algorithm)
+    if found is None:
         return plain
-    value, dual = answer
+    dual = found.row_dual
     weights = np.maximum(dual[: instance.steps * tiers].reshape(instance.steps, tiers), 0.0)
     total = weights.sum(axis=1, keepdims=True)
     weights = np.where(total > 0, weights / np.where(total > 0, total, 1.0), rate / rate.sum())
@@ -76,7 +75,7 @@ def lp_prices(instance: KvTiering, params: SolveParams, progress: Progress, algo
     price = np.full((instance.steps, tiers - 1), 4 * (instance.read_s.max() + instance.write_s.max()))
     price[:, program.bounded] = -dual[instance.steps * tiers :][: instance.steps * len(program.bounded)].reshape(instance.steps, -1)
     price[:, program.bounded] *= program.unit_s / instance.capacity[program.bounded]
-    return Prices(certificate_of(weights, np.maximum(price, 0.0)), value * program.unit_s)
+    return Prices(certificate_of(weights, np.maximum(price, 0.0)), found.value * program.unit_s)
 
 
 def certificate_of(weights: FloatArray, price: FloatArray) -> dict[str, Any]:
@@ -105,6 +104,8 @@ class _Entries:
         self.value.append(value.ravel())
 
     def matrix(self, rows: int, columns: int) -> sp.csc_matrix:
+        import scipy.sparse as sp
+
         value, row, column = (np.concatenate(part) for part in (self.value, self.row, self.column))
         kept = value != 0
         return sp.csc_matrix((value[kept], (row[kept], column[kept])), shape=(rows, columns))
@@ -254,46 +255,6 @@ class _Builder:
                 if b == k:
                     self.entries.add(here, self.y(number, n), -1.0)
         return np.tile(np.where(np.arange(tiers) == self.last, -1.0, 0.0), len(number))
-
-
-def _solve(program: Program, params: SolveParams, progress: Progress, algorithm: Algorithm) -> tuple[float, FloatArray] | None:
-    """(value, row duals) by HiGHS, or None when it was stopped or failed."""
-    from headroom.solvers.linear_program import LinearProgram
-    from headroom.solvers.worker import Worker
-
-    matrix, width = program.matrix, len(program.cost)
-    linear = LinearProgram(program.cost, matrix, program.row_lower, program.row_upper, np.zeros(width), program.upper)
-    solver, highspy = linear._solver, linear._highspy
-    options: dict[str, Any] = {"presolve": "on", "solver": algorithm, "run_crossover": "off", "threads": 1}
-    if math.isfinite(progress.remaining_s):
-        options["time_limit"] = progress.remaining_s * (PDLP_SHARE if algorithm == "pdlp" else 1.0)
-    if algorithm == "pdlp":
-        options |= {"pdlp_optimality_tolerance": INEXACT["pdlp"], "pdlp_iteration_limit": PDLP_ITERATIONS}
-    if algorithm in INEXACT:
-        options |= {"primal_feasibility_tolerance": INEXACT[algorithm], "dual_feasibility_tolerance": INEXACT[algorithm]}
-    for option, value in options.items():
-        if solver.setOptionValue(option, value) != highspy.HighsStatus.kOk:
-            raise RuntimeError(f"HiGHS refused option {option} = {value!r}")
-    stopping = [False]
-
-    def callback(kind: Any, message: str, out: Any, into: Any, user: Any) -> None:
-        if stopping[0]:
-            into.user_interrupt = True
-
-    def stop() -> None:
-        stopping[0] = True
-
-    solver.setCallback(callback, None)
-    for kind in (highspy.cb.HighsCallbackType.kCallbackSimplexInterrupt, highspy.cb.HighsCallbackType.kCallbackIpmInterrupt):
-        solver.startCallback(kind)
-    done, _ = Worker(solver.run, stop, lambda: None).run(progress)
-    if done is None:
-        return None
-    dual = np.array(solver.getSolution().row_dual, dtype=np.float64)
-    if not len(dual) or not np.isfinite(dual).all():
-        return None
-    finished = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
-    return (float(solver.getInfo().objective_function_value) if finished else -math.inf), dual
 
 
 __all__ = ["Algorithm", "Prices", "Program", "build", "certificate_of", "columns", "lp", "lp_prices"]

@@ -67,6 +67,15 @@ class Quantity:
     dual: Callable[[Any], float | None] | None = None
     """What one unit of relaxing saves by the linear relaxation's multipliers, for a variant; None where that says nothing."""
 
+    unlimited: float = 1e9
+    """Effect "relaxes": at this value the limit is out of every optimum's way."""
+    grain: float = 1.0
+    """Where no values are given, multiples of this are swept."""
+    step: float = 1.0
+    """By how much a limit is changed to see what it is worth."""
+    shown: tuple[float, str] = (1.0, "")
+    """For people: the larger unit that the number is divided by and its name; empty: the unit itself."""
+
     front: Front | None = None
     """Effect "relaxes": a search that answers many values at once."""
     bound: Callable[[float], tuple[float, str] | None] = lambda value: None

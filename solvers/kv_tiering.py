@@ -1,18 +1,35 @@
 """Methods for KV tiering: those with bounds.
 
-| method       | how                                                                              | bound                        |
-|--------------|----------------------------------------------------------------------------------|------------------------------|
-| `lagrangian` | multipliers; plans guided by their prices, block by block; HiGHS where it is tiny | certificate: multipliers     |
-| `highs`      | the Pyomo model by HiGHS: small instances                                        | HiGHS' word; closed forms    |
+| method       | how                                                                               | bound                     |
+|--------------|-----------------------------------------------------------------------------------|---------------------------|
+| `lagrangian` | multipliers; plans guided by their prices, block by block; HiGHS where it is tiny | certificate: multipliers  |
+| `highs`      | the Pyomo model by HiGHS: small instances                                         | HiGHS' word; closed forms |
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from headroom.bounds.kv_tiering import bandwidth, hit_volume, lagrangian_bound
-from headroom.bounds.kv_tiering_search import Dual, search
+from headroom.bounds.kv_tiering_lagrangian import Multipliers
+from headroom.bounds.kv_tiering_search import ROUNDS, Dual, search
+from headroom.formulations.kv_tiering import TieringPlan
 from headroom.formulations.progress import Progress
-from headroom.formulations.types import Outcome, SolveParams
+from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.instances.kv_tiering import KvTiering
+from headroom.solvers.kv_tiering_highs import highs, model_arcs
+from headroom.solvers.kv_tiering_primal import Schedules
+
+FIRST_ROUNDS = 2
+"""Rounds of ascent before the first schedules; the others follow when schedules no longer gain."""
+IDLE_CYCLES = 3
+"""Cycles without a better schedule after which the search ends."""
+WORTH = 1e-4
+"""A cycle that gains a smaller part is idle."""
+DUAL_SHARE = 0.4
+"""Part of a time limit that the first ascent may take."""
+TINY_ARCS = 1_500
+"""Up to so many arcs HiGHS closes what is left of the gap."""
 
 
 def auto(instance: KvTiering) -> str:
@@ -21,12 +38,55 @@ def auto(instance: KvTiering) -> str:
 
 
 def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> Outcome:
-    """Plans and certified bounds at any size. Anytime; deterministic for a seed unless a limit cuts it off."""
-    bounds = [bandwidth(instance, params, progress), hit_volume(instance, params, progress)]
-    for bound in bounds:
+    """Plans and certified bounds at any size. Anytime; deterministic for a seed unless a limit cuts it off, whatever the number of threads.
+
+    A round of the bound takes O(reads K^2 + T log T K^3), a sweep for schedules O(block-steps K^2); memory O(reads + T log T K^2).
+    """
+    bounds = {bound.method: bound for bound in (bandwidth(instance, params, progress), hit_volume(instance, params, progress))}
+    for bound in bounds.values():
         progress.keep(bound)
+
+    def stopped() -> bool:
+        return progress.should_stop() is not None
+
     with Dual(instance, params.threads) as dual:
-        _, at = search(dual, lambda: progress.should_stop() is not None)
-    bounds.append(lagrangian_bound(instance, at))
-    progress.keep(bounds[-1])
-    return Outcome(progress.plan, tuple(bounds), progress.should_stop() or "completed")
+        schedules = Schedules(instance, dual.items, params.rng(), params.threads, progress.offer, stopped, lambda: progress.remaining_s)
+        try:
+            schedules.begin(progress.plan if isinstance(progress.plan, TieringPlan) else None)
+            until = progress.elapsed_s + DUAL_SHARE * progress.remaining_s
+            at = _ascend(dual, progress, None, FIRST_ROUNDS, lambda: stopped() or progress.elapsed_s > until)
+            bounds["lagrangian"] = _kept(instance, at, progress)
+            idle = rounds = 0
+            while idle < IDLE_CYCLES and not stopped() and not _closed(progress):
+                before = schedules.best_s
+                schedules.cycle(at)
+                idle = 0 if before - schedules.best_s > WORTH * schedules.best_s else idle + 1
+                if idle and rounds < ROUNDS and not stopped():
+                    at = _ascend(dual, progress, at, 1, stopped)
+                    better = _kept(instance, at, progress)
+                    rounds = rounds + 1 if better.value > bounds["lagrangian"].value * (1 + WORTH / 10) else ROUNDS
+                    bounds["lagrangian"] = max(bounds["lagrangian"], better, key=lambda bound: bound.value)
+        finally:
+            schedules.close()
+    found = tuple(bounds.values())
+    if not _closed(progress) and not stopped() and model_arcs(instance) <= TINY_ARCS:
+        exact = highs(instance, replace(params, start=None), progress)
+        others = tuple(bound for bound in exact.bounds if bound.method not in bounds)
+        return replace(exact, plan=progress.plan if exact.plan is None else exact.plan, bounds=found + others)
+    return Outcome(progress.plan, found, progress.should_stop() or "completed")
+
+
+def _ascend(dual: Dual, progress: Progress, start: Multipliers | None, rounds: int, stop: object) -> Multipliers:
+    """Multipliers after some rounds of ascent; the live bound follows, a hair below what it will be when it is rechecked."""
+    assert callable(stop)
+    return search(dual, stop, lambda value, at: progress.raise_bound(value * (1 - 1e-7)), start, rounds)[1]
+
+
+def _kept(instance: KvTiering, at: Multipliers, progress: Progress) -> Bound:
+    bound = lagrangian_bound(instance, at)
+    progress.keep(bound)
+    return bound
+
+
+def _closed(progress: Progress) -> bool:
+    return progress.gap <= 1e-7

@@ -14,6 +14,7 @@ from headroom.cli_common import (
     ThreadsOption,
     TimeLimitOption,
     at_least,
+    bytes_of,
     check_output,
     note,
     positive,
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from headroom.sweep_kinds import Sweeper
     from headroom.sweep_types import Sweep
 
-HELP = """Say what prices, caps, load, latency limits and moves cost, by warm-started re-solves.
+HELP = """Say what prices, caps, load, latency limits, moves and memory cost, by warm-started re-solves.
 
 One sweep a command. Values are a list (1,2,4) or lo:hi:n (a rate's are spaced evenly in ratio). A price sweep also finds every price between
-its ends at which the best mix changes. --moves is for expert placements that have a current one. --slo reads a performance table (X) and --trace,
-as headroom import splitwise-perf does.
+its ends at which the best mix changes. --moves is for expert placements that have a current one; --vary capacity:hbm=8GiB:64GiB:8 for memory
+tiers. --slo reads a performance table (X) and --trace, as headroom import splitwise-perf does.
 
 Exit code: 0 done (also by a time limit), 1 no plan anywhere, 130/143 interrupted; what is known by then is written.
 """
@@ -132,7 +133,7 @@ def instance_sweep(x: str, spare: int | None, what: tuple[str, str, str | None],
     values = None
     if text is not None:
         chosen = quantity_of(instance, name, index)
-        values = values_of(text, chosen.label, chosen.spacing == "log", chosen.whole)
+        values = values_of(text, chosen.label, chosen.spacing == "log", chosen.whole, chosen.unit == "bytes")
     made = sweeper(instance, name, index, values, method=common["method"], params=params, total_time_limit_s=common["total"], cold=common["cold"])
     made.given, made.parameters = given, {**made.parameters, **overrides}
     return made
@@ -210,20 +211,42 @@ def _is(value: Any, wanted: str) -> bool:
     return isinstance(value, str)
 
 
-def values_of(text: str, what: str, in_ratio: bool = False, whole: bool = False) -> list[float]:
-    """`1,2,4`, `lo:hi:n` (n values from lo to hi), or for whole numbers `lo:hi` (each of them). Raises `InputError`."""
+def values_of(text: str, what: str, in_ratio: bool = False, whole: bool = False, sizes: bool = False) -> list[float]:
+    """`1,2,4`, `lo:hi:n` (n values from lo to hi), or for whole numbers `lo:hi` (each of them); `sizes` may be 4GiB. Raises `InputError`."""
     from headroom.instances.errors import InputError, shown
 
-    form = "lo:hi:n such as 1:4:7" + (" or lo:hi" if whole else "")
+    form = ("lo:hi:n such as 1:4:7" if not sizes else "lo:hi:n such as 1GiB:4GiB:7") + (" or lo:hi" if whole else "")
     try:
+        if sizes:
+            text = _in_bytes(text)
         values = _range(text, form, in_ratio, whole) if ":" in text else [float(item) for item in text.split(",")]
         if not all(math.isfinite(value) for value in values):
             raise ValueError
     except InputError as error:
         raise error.within(what) from None
     except (ValueError, OverflowError):
-        raise InputError(f"must be a list such as 1,2,4 or {form}, got {shown(text)}", what) from None
+        raise InputError(f"must be a list such as {'1GiB,2GiB' if sizes else '1,2,4'} or {form}, got {shown(text)}", what) from None
     return sorted(set(values))
+
+
+def _in_bytes(text: str) -> str:
+    """The values with each size (8GiB, 500MB) as a number of bytes; n in lo:hi:n is none. Raises ValueError."""
+    from headroom.instances.errors import InputError
+
+    def plain(item: str) -> str:
+        try:
+            return repr(float(item))
+        except ValueError:
+            try:
+                return str(bytes_of(item, ""))
+            except InputError:
+                raise ValueError(item) from None
+
+    low, colon, rest = text.partition(":")
+    if not colon:
+        return ",".join(plain(item) for item in text.split(","))
+    high, *count = rest.split(":")
+    return ":".join([plain(low), plain(high), *count])
 
 
 def _range(text: str, form: str, in_ratio: bool, whole: bool) -> list[float]:

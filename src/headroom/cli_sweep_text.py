@@ -20,6 +20,8 @@ def as_text(sweep: Sweep) -> str:
         text += _points(sweep, sweep.points)
     elif sweep.kind == "moves":
         text += _front(sweep.points)
+    elif sweep.kind == "capacity":
+        text += _capacities(sweep)
     else:
         if sweep.pieces:
             text += _pieces(sweep, sweep.pieces) + "\n"
@@ -85,12 +87,46 @@ def _front(points: Sequence[Point]) -> str:
     return table(columns, rows, columns[:-1])
 
 
-def _per_unit(sweep: Sweep, point: Point, following: Point) -> str:
-    """What one more unit saves, on the way to the next value."""
+def _capacities(sweep: Sweep) -> str:
+    """A tier's capacity against time: what it uses, what more would save, which tiers the steps wait for."""
+    (axis,) = sweep.axes
+    scale, unit = sweep.shown[0], sweep.shown[1] or sweep.axes[axis]
+    with_dual = any(point.lp_dual is not None for point in sweep.points)
+    each = unit.removesuffix("s")
+    saves = [f"saves [s/{each}]", *([f"by multipliers [s/{each}]"] if with_dual else [])]
+    columns = (f"{axis} [{unit}]", f"used [{unit}]", "time [s]", "bound", "gap", "certified gap", *saves, "moves", "proof", "runtime", "waiting for")
+    rows = []
+    for k, point in enumerate(sweep.points):
+        found, following = point.plan is not None, sweep.points[k + 1] if k + 1 < len(sweep.points) else None
+        saved = [_per_unit(sweep, point, following, scale) if following is not None else "-"]
+        saved += [number(None if point.lp_dual is None else point.lp_dual * scale)] * with_dual
+        time_s = math.fsum(point.parts.values())
+        waits = [f"{name.removesuffix('_s')} {100 * value / time_s:.0f}%" for name, value in point.parts.items() if value > 0 and time_s > 0]
+        rows.append(
+            [
+                number(point.at[axis] / scale),
+                number(point.fleet["used_bytes"] / scale) if found else "-",
+                number(point.objective) if found else point.status,
+                _bound(point.bound),
+                percent(point.gap),
+                percent(point.certified_gap),
+                *saved,
+                number(point.fleet["moves"]) if found else "-",
+                point.by if point.how == "solved" else f"by {point.by}",
+                seconds(point.runtime_s),
+                ", ".join(waits) or "-",
+            ]
+        )
+    now = "" if sweep.current is None else f"now {number(sweep.current / scale)} {unit}\n"
+    return now + table(columns, rows, columns[:-3])
+
+
+def _per_unit(sweep: Sweep, point: Point, following: Point, scale: float = 1.0) -> str:
+    """What one more unit (so many of them) saves, on the way to the next value."""
     (axis,) = sweep.axes
     if point.plan is None or following.plan is None:
         return "-"
-    return number(max(0.0, (point.objective - following.objective) / (following.at[axis] - point.at[axis])) + 0.0)
+    return number(max(0.0, (point.objective - following.objective) / (following.at[axis] - point.at[axis]) * scale) + 0.0)
 
 
 def _bound(value: float) -> str:
@@ -104,23 +140,37 @@ def _base(sweep: Sweep, unit: str) -> str:
     if point.plan is None:
         return f"as it is: {point.status}\n\n"
     mean = "mean fleet " if sweep.mean_fleets else ""
-    return f"as it is: {number(point.objective)}{unit}, gap {percent(point.gap)}, {mean}{fleet_text(point.fleet)}\n\n"
+    fleet = f"{number(point.fleet['moves'])} moves" if "moves" in point.fleet else mean + fleet_text(point.fleet)
+    return f"as it is: {number(point.objective)}{unit}, gap {percent(point.gap)}, {fleet}\n\n"
 
 
 def _shadow(prices: Sequence[ShadowPrice], cost: float) -> str:
-    columns = ("limit", "of", "now", "used", "LP dual", "relaxed by one saves", "tightened by one costs")
-    rows = [
-        [
-            price.constraint,
-            price.index,
-            f"{number(price.limit)} {price.unit}",
-            number(price.used),
-            number(price.lp_dual),
-            _change(price.relaxed, cost),
-            _change(price.tightened, cost),
-        ]
-        for price in prices
-    ]
+    one = all(price.step == 1 for price in prices)
+    dual = "LP dual" if not any(price.shown[1] for price in prices) else "by multipliers"
+    columns = (
+        "limit",
+        "of",
+        "now",
+        "used",
+        dual,
+        *(("relaxed by one saves", "tightened by one costs") if one else ("by", "more saves", "less costs")),
+    )
+    rows = []
+    for price in prices:
+        scale, unit = price.shown[0], price.shown[1] or price.unit
+        worth = number(None if price.lp_dual is None else price.lp_dual * scale)
+        rows.append(
+            [
+                price.constraint,
+                price.index,
+                f"{number(price.limit / scale)} {unit}",
+                number(None if price.used is None else price.used / scale),
+                f"{worth} a {unit.removesuffix('s')}" if price.shown[1] and worth != "-" else worth,
+                *([] if one else [f"{number(price.step / scale)} {unit}"]),
+                _change(price.relaxed, cost),
+                _change(price.tightened, cost),
+            ]
+        )
     return table(columns, rows, columns[2:])
 
 

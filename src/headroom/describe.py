@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headroom.formulations.expert_placement_failover import Failover
 
-UNITS = {"gpu_selection": {"epochs": "USD", "": "USD/h"}}
+UNITS = {"gpu_selection": {"epochs": "USD", "": "USD/h"}, "kv_tiering": {"": "s"}}
 """Unit of each family's objective by the instance's mode; "" stands for every other mode."""
 
 PLANS = {
@@ -31,6 +31,10 @@ def describe(instance: Any, plan: Any) -> Pairs:
 
 def facts(instance: Any, plan: Any) -> dict[str, Any]:
     """What else of a plan is worth knowing, for `details` of documents; computed from the plan alone, whoever made it."""
+    if instance.family == "kv_tiering":
+        from headroom.describe_kv_tiering import facts as of_tiers
+
+        return {"tiering": found} if (found := of_tiers(instance, plan)) else {}
     if instance.family != "expert_placement":
         return {}
     found = {f"{loss.what}_lost": loss.document() for loss in _failovers(instance, plan)}
@@ -147,4 +151,15 @@ def _after(instance: Any, loss: Failover) -> str:
     return f"at worst ({loss.what} {at}) {lost} are held nowhere else; then {uneven}"
 
 
-_FAMILIES: dict[str, Callable[[Any, Any], Pairs]] = {"gpu_selection": _gpu_selection, "expert_placement": _expert_placement}
+def _kv_tiering(instance: Any, plan: Any) -> Pairs:
+    """Which tier the steps wait for, how full each is, what each serves, what moves."""
+    from headroom.describe_kv_tiering import describe as of_tiers
+
+    return of_tiers(instance, plan)
+
+
+_FAMILIES: dict[str, Callable[[Any, Any], Pairs]] = {
+    "gpu_selection": _gpu_selection,
+    "expert_placement": _expert_placement,
+    "kv_tiering": _kv_tiering,
+}

@@ -139,7 +139,7 @@ def limits_of(instance: Instance) -> tuple[Quantity, ...]:
         raise InputError(f"{instance.family} has no limits with shadow prices", SHADOW)
     found: tuple[Quantity, ...] = load_name(target)(instance)
     if not found:
-        raise InputError("the instance sets no limit (max_count, min_count, pools) that could have a shadow price", SHADOW)
+        raise InputError("the instance sets no limit that could have a shadow price", SHADOW)
     return found
 
 

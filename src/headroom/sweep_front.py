@@ -11,7 +11,7 @@ from headroom.formulations.types import Plan, Stop
 from headroom.instances.base import Instance
 from headroom.registry import load
 from headroom.run import family_of, resolve_method
-from headroom.sweep_kinds import DEFAULT_POINTS, OUT_OF_THE_WAY, Sweeper
+from headroom.sweep_kinds import DEFAULT_POINTS, Sweeper
 from headroom.sweep_solver import NO_FLOOR, Floor, Solver
 from headroom.sweep_types import Point, Sweep
 
@@ -46,7 +46,7 @@ class FrontSweep(Sweeper):
             self.found[value] = before
 
     def _unlimited(self) -> Point:
-        return self.solver.answer({}, self.quantity.checked(OUT_OF_THE_WAY), (), NO_FLOOR, self.quantity.fleet)
+        return self.solver.answer({}, self.quantity.checked(self.quantity.unlimited), (), NO_FLOOR, self.quantity.fleet)
 
     def _values(self, loose: Point) -> list[float]:
         """The values asked for (by default DEFAULT_POINTS whole ones, closer together where the limit is tight) and both ends, the tightest first."""

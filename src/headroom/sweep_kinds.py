@@ -26,8 +26,6 @@ DEFAULT_POINTS = 13
 """Values at which a limit is swept when none are given, at most."""
 SAME_COST = 1e-12
 """Costs nearer than this are one cost, added up in another order."""
-OUT_OF_THE_WAY = 1e9
-"""The largest limit that an instance may set; no optimum here comes near."""
 
 
 @dataclass
@@ -216,21 +214,23 @@ class MonotoneSweep(Sweeper):
         used, least = self.quantity.used, self.quantity.least
         if used is None or self.quantity.effect != "relaxes":
             raise InputError("needs values, such as 1,2,4 or 1:64:7", self.quantity.label)
-        unlimited = self.quantity.checked(OUT_OF_THE_WAY)
-        loose = self.solver.answer({self.quantity.name: OUT_OF_THE_WAY}, unlimited, (), NO_FLOOR, self.quantity.fleet)
+        unlimited = self.quantity.checked(self.quantity.unlimited)
+        loose = self.solver.answer({self.quantity.name: self.quantity.unlimited}, unlimited, (), NO_FLOOR, self.quantity.fleet)
         if loose.plan is None:
             return [max(least, self.quantity.current or 0.0)]
-        most = max(math.ceil(used(loose.plan) - 1e-9), int(least))
+        grain = self.quantity.grain
+        most = max(math.ceil(used(loose.plan) / grain - 1e-9) * grain, least)
         # At what it uses, the plan is feasible, and no bound falls when the limit is tightened.
         dual = None if self.quantity.dual is None else self.quantity.dual(self.quantity.checked(most))
         self.found[float(most)] = replace(loose, at={self.quantity.name: float(most)}, lp_dual=dual)
-        steps = min(most - int(least), DEFAULT_POINTS - 1)
-        return sorted({float(round(least + k * (most - least) / steps)) for k in range(steps + 1)} if steps else {float(most)})
+        steps = min(int((most - least) / grain), DEFAULT_POINTS - 1)
+        return sorted({float(least + round(k * (most - least) / steps / grain) * grain) for k in range(steps + 1)} if steps else {float(most)})
 
     def so_far(self, stop: Stop | None = None) -> Sweep:
         points = tuple(self.found[value] for value in sorted(self.found))
         axes = {self.quantity.name: self.quantity.unit}
-        return self._sweep(self.quantity.name, self.quantity.label, axes, stop, points=points, current=self.quantity.current)
+        now = self.quantity.current
+        return self._sweep(self.quantity.name, self.quantity.label, axes, stop, points=points, current=now, shown=self.quantity.shown)
 
 
 class ShadowSweep(Sweeper):
@@ -254,7 +254,7 @@ class ShadowSweep(Sweeper):
 
     def _price(self, quantity: Quantity, base: Point) -> ShadowPrice:
         assert quantity.current is not None
-        step = 1.0 if quantity.effect == "relaxes" else -1.0
+        step = quantity.step if quantity.effect == "relaxes" else -quantity.step
         looser = self._neighbour(quantity, quantity.current + step, base, NO_FLOOR)
         tighter = self._neighbour(quantity, quantity.current - step, base, Floor(base.bound, base.certified_bound, "monotonicity"))
         return ShadowPrice(
@@ -266,6 +266,8 @@ class ShadowSweep(Sweeper):
             lp_dual=None if quantity.dual is None or base.plan is None else quantity.dual(self.instance),
             relaxed=None if looser is None else _difference(base, looser),
             tightened=None if tighter is None else _difference(tighter, base),
+            step=quantity.step,
+            shown=quantity.shown,
         )
 
     def _neighbour(self, quantity: Quantity, value: float, base: Point, floor: Floor) -> Point | None:

@@ -111,7 +111,7 @@ class Change:
 class ShadowPrice:
     """What one unit of a limit is worth in the objective's unit; None where the limit cannot be set to that.
 
-    `relaxed`: what one more (of a floor: one less) saves; `tightened`: what one less (more) costs. `lp_dual`: what the linear relaxation's
+    `relaxed`: what `step` more (of a floor: less) saves; `tightened`: what `step` less (more) costs. `lp_dual`: what the linear relaxation's
     multiplier says of relaxing, by the unit and of the relaxation's own bound; None where the mode has none.
     """
 
@@ -123,11 +123,15 @@ class ShadowPrice:
     lp_dual: float | None
     relaxed: Change | None
     tightened: Change | None
+    step: float = 1.0
+    """What is one more or less here, where a single unit would be too little to see."""
+    shown: tuple[float, str] = (1.0, "")
+    """The larger unit that texts and plots give the limit in, and its name; empty: the unit itself."""
 
     def record(self) -> dict[str, Any]:
         return {
             "constraint": self.constraint, "index": self.index, "unit": self.unit, "limit": self.limit, "used": self.used, "lp_dual": self.lp_dual,
-            "relaxed": None if self.relaxed is None else self.relaxed.record(),
+            "step": self.step, "relaxed": None if self.relaxed is None else self.relaxed.record(),
             "tightened": None if self.tightened is None else self.tightened.record(),
         }  # fmt: skip
 
@@ -156,6 +160,8 @@ class Sweep:
     stop: Stop = "completed"
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    shown: tuple[float, str] = (1.0, "")
+    """The larger unit that texts and plots give the swept quantity in, and its name; empty: the unit itself."""
     mean_fleets: bool = False
     """Whether every `fleet` is the mean over the instance's epochs."""
 

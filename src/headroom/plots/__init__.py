@@ -6,10 +6,13 @@
 | `cost_mix(ax, sweep)`                 | cost by GPU type, stacked, against the rate                              |
 | `limit_sweep(ax, sweep)`              | cost against a cap or a floor                                            |
 | `moves_front(ax, sweep)`              | a placement's objective against the number of moves, above its bound     |
+| `capacity_sweep(ax, sweep)`           | time against a memory tier's capacity, above its bound                   |
 | `slo_heat_map(ax, sweep)`             | cost over latency limits                                                 |
 | `shadow_price_bars(ax, sweep)`        | what one more and one less of each limit is worth, beside the LP's price |
 | `fleet(ax, instance, plan)`           | what a plan rents and what each type costs                               |
 | `epochs(ax, instance, plan)`          | the fleet over time, stacked, with the load                              |
+| `tier_occupancy(ax, instance, plan)`  | what each memory tier holds over the steps, below its capacity           |
+| `tier_times(ax, instance, plan)`      | how long each memory tier works in each step, and the step               |
 | `gap_distribution(ax, comparison)`    | gaps to the best bound, method by method                                 |
 
 Nothing here needs a display: figures are made without pyplot. matplotlib is imported when a function is called.
@@ -23,15 +26,17 @@ if TYPE_CHECKING:
     from headroom.plots.comparisons import gap_distribution
     from headroom.plots.files import figure, save, save_sweep
     from headroom.plots.plans import epochs, fleet
-    from headroom.plots.sweeps import cost_mix, limit_sweep, moves_front, price_sweep, shadow_price_bars, slo_heat_map
+    from headroom.plots.sweeps import capacity_sweep, cost_mix, limit_sweep, moves_front, price_sweep, shadow_price_bars, slo_heat_map
+    from headroom.plots.tiers import tier_occupancy, tier_times
 
 _HOME = {
     "cost_mix": "sweeps", "limit_sweep": "sweeps", "moves_front": "sweeps", "price_sweep": "sweeps", "shadow_price_bars": "sweeps",
-    "slo_heat_map": "sweeps",
+    "slo_heat_map": "sweeps", "capacity_sweep": "sweeps", "tier_occupancy": "tiers", "tier_times": "tiers",
     "epochs": "plans", "fleet": "plans", "gap_distribution": "comparisons", "figure": "files", "save": "files", "save_sweep": "files",
 }  # fmt: skip
 
 __all__ = [
+    "capacity_sweep",
     "cost_mix",
     "epochs",
     "figure",
@@ -44,6 +49,8 @@ __all__ = [
     "save_sweep",
     "shadow_price_bars",
     "slo_heat_map",
+    "tier_occupancy",
+    "tier_times",
 ]
 
 

@@ -56,6 +56,7 @@ def save_sweep(sweep: Sweep, path: str | Path) -> None:
         "slo": sweeps.slo_heat_map,
         "shadow": sweeps.shadow_price_bars,
         "moves": sweeps.moves_front,
+        "capacity": sweeps.capacity_sweep,
     }
     made, ax = figure()
     draw.get(sweep.kind, sweeps.limit_sweep)(ax, sweep)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headroom.instances.errors import InputError
 from headroom.plots.style import FAINT, INK, NOTHING, PALETTE, fills, fleet_label, legend_below, spoken, tidy
-from headroom.sweep_types import Change, Point, Sweep
+from headroom.sweep_types import Change, Point, ShadowPrice, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,16 +115,7 @@ def moves_front(ax: Axes, sweep: Sweep) -> None:
         raise InputError("has nothing to draw; expected a sweep of moves with a plan", sweep.label)
     values, costs = [point.at["moves"] for point in found], [point.objective for point in found]
     bounds = [point.bound for point in found]
-    # Up to the next value asked for a plan stays within the cap; a bound holds for every tighter cap, back to the value before.
-    if len(found) > 1:
-        ax.stairs(costs[:-1], values, baseline=bounds[1:], fill=True, color=PALETTE[0], alpha=0.12, linewidth=0, label="not decided")
-    ax.plot(values, costs, "o-", color=PALETTE[0], linewidth=2, markersize=5, drawstyle="steps-post", label="best plan found")
-    ax.plot(values, bounds, color=INK, linewidth=1.2, linestyle="--", drawstyle="steps-pre", label="lower bound")
-    last, said = -math.inf, ""
-    for at, cost in zip(values, costs, strict=True) if len(found) <= 16 else ((values[0], costs[0]), (values[-1], costs[-1])):
-        if at - last >= 0.06 * max(values) and spoken(cost) != said:
-            ax.annotate(spoken(cost), (at, cost), textcoords="offset points", xytext=(5, 5), fontsize=9, color=INK)
-            last, said = at, spoken(cost)
+    _above_bounds(ax, values, costs, bounds)
     if sweep.current is not None and values[0] <= sweep.current <= values[-1]:
         _mark(ax, sweep.current, "now")
     ax.use_sticky_edges = False
@@ -135,6 +126,40 @@ def moves_front(ax: Axes, sweep: Sweep) -> None:
     ax.set_title(f"what moves bring: {sweep.instance_name}", loc="left", fontsize=11)
     tidy(ax)
     ax.legend(frameon=False)
+
+
+def capacity_sweep(ax: Axes, sweep: Sweep) -> None:
+    """What a KV tiering takes with so much room in one tier, above what is certified of it."""
+    found = [point for point in sweep.points if point.plan is not None]
+    if sweep.kind != "capacity" or not found:
+        raise InputError("has nothing to draw; expected a sweep of a capacity with a plan", sweep.label)
+    (axis,) = sweep.axes
+    scale, unit = sweep.shown[0], sweep.shown[1] or sweep.axes[axis]
+    values = [point.at[axis] / scale for point in found]
+    _above_bounds(ax, values, [point.objective for point in found], [point.bound for point in found])
+    if sweep.current is not None and values[0] <= sweep.current / scale <= values[-1]:
+        _mark(ax, sweep.current / scale, "now")
+    ax.use_sticky_edges = False
+    ax.margins(x=0.04, y=0.12)
+    ax.set_xlabel(f"{sweep.label} [{unit}]")
+    ax.set_ylabel(f"time [{sweep.objective_unit}]")
+    ax.set_title(f"what memory brings: {sweep.instance_name}", loc="left", fontsize=11)
+    tidy(ax)
+    ax.legend(frameon=False)
+
+
+def _above_bounds(ax: Axes, values: list[float], costs: list[float], bounds: list[float]) -> None:
+    """The cost of the best plans against a limit that is relaxed to the right, their lower bounds, and what lies between."""
+    # Up to the next value asked for a plan stays within the cap; a bound holds for every tighter cap, back to the value before.
+    if len(values) > 1:
+        ax.stairs(costs[:-1], values, baseline=bounds[1:], fill=True, color=PALETTE[0], alpha=0.12, linewidth=0, label="not decided")
+    ax.plot(values, costs, "o-", color=PALETTE[0], linewidth=2, markersize=5, drawstyle="steps-post", label="best plan found")
+    ax.plot(values, bounds, color=INK, linewidth=1.2, linestyle="--", drawstyle="steps-pre", label="lower bound")
+    last, said = -math.inf, ""
+    for at, cost in zip(values, costs, strict=True) if len(values) <= 16 else ((values[0], costs[0]), (values[-1], costs[-1])):
+        if at - last >= 0.06 * max(values) and spoken(cost) != said:
+            ax.annotate(spoken(cost), (at, cost), textcoords="offset points", xytext=(5, 5), fontsize=9, color=INK)
+            last, said = at, spoken(cost)
 
 
 def slo_heat_map(ax: Axes, sweep: Sweep) -> None:
@@ -173,8 +198,9 @@ def shadow_price_bars(ax: Axes, sweep: Sweep) -> None:
     prices = sweep.shadow_prices
     if not prices:
         raise InputError("has no shadow prices to draw", sweep.label)
-    kinds = (("relaxed by one: saves", PALETTE[2]), ("tightened by one: costs", PALETTE[5]), ("LP dual: saves, by the relaxation", FAINT))
-    rows = [(price.relaxed, price.tightened, _exact(price.lp_dual)) for price in prices]
+    by = "by one" if all(price.step == 1 for price in prices) else "by a step"
+    kinds = ((f"relaxed {by}: saves", PALETTE[2]), (f"tightened {by}: costs", PALETTE[5]), ("LP dual: saves, by the relaxation", FAINT))
+    rows = [(price.relaxed, price.tightened, _exact(price.lp_dual, price.step)) for price in prices]
     finite = [change.value for changes in rows for change in changes if change is not None and math.isfinite(change.value)]
     longest, height = max(finite, default=0.0), 0.26
     for row, changes in enumerate(rows):
@@ -192,20 +218,27 @@ def shadow_price_bars(ax: Axes, sweep: Sweep) -> None:
             ax.text(at, y, f" {spoken(change.value)}", va="center", fontsize=8, color=INK)
     from matplotlib.patches import Patch
 
-    names = [f"{price.constraint} of {price.index}\n(now {spoken(price.limit)})" for price in prices]
-    ax.set_yticks(range(len(prices)), names, fontsize=9)
+    ax.set_yticks(range(len(prices)), [_limit_name(price) for price in prices], fontsize=9)
     ax.invert_yaxis()
     ax.set_xlim(0, 1.15 * longest or 1.0)
     ax.set_xlabel(f"change of the least cost [{sweep.objective_unit}]")
-    ax.set_title(f"what one unit of each limit is worth: {sweep.instance_name}", loc="left", fontsize=11)
+    each = "one unit" if by == "by one" else "a step"
+    ax.set_title(f"what {each} of each limit is worth: {sweep.instance_name}", loc="left", fontsize=11)
     tidy(ax)
     ax.grid(False, axis="y")
     ax.grid(True, axis="x", color="#E5E5E5", linewidth=0.7)
     legend_below(ax, [Patch(color=colour) for _, colour in kinds], [name for name, _ in kinds], columns=3)
 
 
-def _exact(value: float | None) -> Change | None:
-    return None if value is None else Change(value, value, value)
+def _exact(value: float | None, step: float) -> Change | None:
+    return None if value is None else Change(value * step, value * step, value * step)
+
+
+def _limit_name(price: ShadowPrice) -> str:
+    """What is limited, to what, and by how much it was changed where that is not one."""
+    scale, unit = price.shown
+    step = f", step {spoken(price.step / scale)}{f' {unit}' * bool(unit)}" if price.step != 1 else ""
+    return f"{price.constraint} of {price.index}\n(now {spoken(price.limit / scale)}{f' {unit}' * bool(unit)}{step})"
 
 
 def _cell_text(point: Point, digits: int) -> str:

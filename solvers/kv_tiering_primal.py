@@ -1,0 +1,159 @@
+"""Schedules from prices: soft sweeps that follow them, hard sweeps that make the schedule feasible, over and over.
+
+A cycle takes the multipliers as its guide, lets the stiffness of both couplings grow over soft sweeps while the guide follows what is missed (the
+augmented Lagrangian's own update), then repairs and polishes with hard sweeps. Cycles differ in their stiffness and in the order of blocks; the next
+one sets out from the best schedule so far. Every schedule that is offered is replayed by `evaluate`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from headroom.bounds.kv_tiering_lagrangian import Multipliers, usable_capacity
+from headroom.formulations.kv_tiering import TieringPlan, make_plan
+from headroom.instances.kv_tiering import KvTiering
+from headroom.solvers.price_ascent import on_simplex
+from headroom.solvers.tiered_paths import Items
+from headroom.solvers.tiered_replanning import Guide, Paths, Replanner, Tiers
+
+FloatArray = npt.NDArray[np.float64]
+STIFFNESSES = (1.0, 4.0, 0.5, 2.0)
+"""Of the steps' maximum, cycle by cycle: a tier that is a mean step's seconds over turns this many units of share."""
+HOLD_BAND = 0.02
+"""Part of a capacity by which it may be missed before the mean price of holding is added."""
+FOLLOW, FOLLOW_AFTER = 0.3, 3
+"""How far the guide follows what is missed after each soft sweep, and after how many."""
+HARD_WEIGHTS = (0.9, 0.7, 0.5, 0.3, 0.1, 0.02, 0.0, 0.0)
+LANES_FROM = 20_000_000
+"""Block-steps from which all but the last hard sweeps run in lanes."""
+
+
+@dataclass
+class Schedules:
+    """The search for schedules of one instance. `offer(plan)` hears of every better one."""
+
+    instance: KvTiering
+    items: Items
+    rng: np.random.Generator
+    threads: int
+    offer: Callable[[TieringPlan], object]
+    stop: Callable[[], bool]
+    remaining_s: Callable[[], float]
+    best_s: float = field(default=np.inf, init=False)
+
+    def __post_init__(self) -> None:
+        instance = self.instance
+        tiers = Tiers(instance.read_s, instance.write_s, np.append(usable_capacity(instance), np.inf))
+        self._replanner = Replanner(self.items, tiers, instance.fixed * instance.read_s[0], self.threads)
+        self._best = self._replanner.paths.copy()
+        self._cycle = 0
+        self._soft_s = self._hard_s = 0.0
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._replanner.close()
+
+    def begin(self, plan: TieringPlan | None = None) -> None:
+        """Everything in the last tier, which always fits, then one sweep without a guide; or a known plan."""
+        self._keep()
+        if plan is not None:
+            self._replanner.take(paths_of(self.items, plan))
+            self._keep()
+        if self._affordable(0.0, 1):
+            self._hard(self._nothing(), 0.0)
+            self._keep()
+
+    def cycle(self, at: Multipliers, sweeps: int = 20) -> bool:
+        """Soft sweeps under these multipliers, then hard ones. Returns whether the best schedule became better."""
+        before = self.best_s
+        replanner, instance = self._replanner, self.instance
+        replanner.take(self._best)
+        guide = guide_of(at)
+        step_s = max(self.best_s / instance.steps, 1e-300)
+        limit = replanner.tiers.limit
+        hold = np.append(at.hold.mean(axis=0) / (HOLD_BAND * np.maximum(limit[:-1], float(instance.size.mean()))), 0.0)
+        stiffness = STIFFNESSES[self._cycle % len(STIFFNESSES)] / step_s
+        self._cycle += 1
+        for n in range(sweeps):
+            if self.stop() or not self._affordable(self._soft_s, 2):
+                break
+            grown = min(1.0, (n + 1) / (0.7 * sweeps))
+            started = time.perf_counter()
+            if not replanner.soft(self._order(), guide, grown * stiffness, grown * hold, self.stop):
+                break
+            self._soft_s = time.perf_counter() - started
+            if n >= FOLLOW_AFTER:
+                guide = self._followed(guide, FOLLOW * grown * stiffness, FOLLOW * grown * hold)
+        for n, weight in enumerate(HARD_WEIGHTS):
+            if n and (self.stop() or not self._affordable(self._hard_s, 1)):
+                break
+            self._hard(guide, weight, lanes=instance.block_steps >= LANES_FROM and weight > 0)
+            self._keep()
+        return self.best_s < before
+
+    def _followed(self, guide: Guide, share_step: float, hold_step: FloatArray) -> Guide:
+        load, limit = self._replanner.load, self._replanner.tiers.limit
+        price = guide.price.copy()
+        price[:, :-1] = np.maximum(price[:, :-1] + hold_step[:-1] * (load.held_bytes[:, :-1] - limit[:-1]), 0.0)
+        return Guide(on_simplex(guide.share + share_step * load.time_s), price)
+
+    def _hard(self, guide: Guide, weight: float, lanes: bool = False) -> None:
+        started = time.perf_counter()
+        self._replanner.hard(self._order(), guide, weight, lanes)
+        self._hard_s = time.perf_counter() - started
+
+    def _affordable(self, sweep_s: float, sweeps: int) -> bool:
+        """Whether so many more sweeps fit the time left: a sweep cannot be stopped halfway."""
+        expected = sweep_s or self.instance.block_steps * 4e-8
+        return expected * sweeps < self.remaining_s()
+
+    def _order(self) -> npt.NDArray[np.int64]:
+        return self.rng.permutation(self.instance.blocks)
+
+    def _nothing(self) -> Guide:
+        shape = (self.instance.steps, len(self.instance.tiers))
+        return Guide(np.zeros(shape), np.zeros(shape))
+
+    def _keep(self) -> None:
+        """Keep what stands if it is feasible and better."""
+        load, limit = self._replanner.load, self._replanner.tiers.limit
+        if bool((load.held_bytes <= limit[None, :] * (1 + 1e-12)).all()) and load.objective_s < self.best_s:
+            self.best_s = load.objective_s
+            self._best = self._replanner.paths.copy()
+            self.offer(make_plan(*self._replanner.moves()))
+
+
+def guide_of(at: Multipliers) -> Guide:
+    """The multipliers as the replanner reads them: the cut's share is dealt out evenly."""
+    price = np.zeros_like(at.tiers)
+    price[:, :-1] = at.hold
+    return Guide(at.tiers + (at.cut / at.tiers.shape[1])[:, None], price)
+
+
+def paths_of(items: Items, plan: TieringPlan) -> Paths:
+    """A plan as the replanner keeps it; of several moves between two reads the first is made, and it goes where the last one goes."""
+    paths = Paths.all_in(items, items.tiers - 1)
+    order = np.lexsort((plan.moves.step, plan.moves.block))
+    block, step, to = plan.moves.block[order], plan.moves.step[order], plan.moves.to_tier[order]
+    first_move = np.searchsorted(block, np.arange(items.count + 1))
+    paths.born[:] = plan.initial_tier
+    for i in range(items.count):
+        here, m, stop = int(plan.initial_tier[i]), int(first_move[i]), int(first_move[i + 1])
+        begin = int(items.first[i])
+        for e in range(begin, int(items.first[i + 1]) + 1):
+            t = int(items.step[e]) if e < items.first[i + 1] else int(items.end[i])
+            moved_at = -1
+            start = here
+            while m < stop and step[m] < t:
+                moved_at, here, m = int(step[m]) if moved_at < 0 else moved_at, int(to[m]), m + 1
+            paths.before[e + i], paths.when[e + i] = here, moved_at if here != start else -1
+            if e < items.first[i + 1]:
+                if m < stop and step[m] == t:
+                    here, m = int(to[m]), m + 1
+                paths.after[e + i] = here
+    return paths
