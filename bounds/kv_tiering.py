@@ -23,10 +23,10 @@ from headroom.instances.kv_tiering import KvTiering
 def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> Bound:
     """The Lagrangian bound after the whole search (`_search`). Anytime; O(reads K^2 + T log T K^3) a round. Deterministic unless a limit cuts it off.
 
-    Source: Lagrangian relaxation of capacity and of each step's maximum over the time-expanded graph; Fang et al. (arXiv 2508.13231) pose the problem.
+    Source: the problem is Fang et al.'s (arXiv 2508.13231); relaxing capacity and each step's maximum over the time-expanded graph is ours.
     """
     with Dual(instance, params.threads) as dual:
-        _, at = search(dual, lambda: progress.should_stop() is not None, lambda value, at: progress.raise_bound(value * (1 - 1e-8)))
+        _, at = search(dual, lambda: progress.should_stop() is not None, lambda value, at: progress.raise_bound(dual.cautious(value, at)))
     return lagrangian_bound(instance, at)
 
 

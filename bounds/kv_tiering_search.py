@@ -23,6 +23,8 @@ FIRST_RATE, LAST_RATE = 0.1, 0.001
 COARSE_RATE, COARSE_STEPS = 0.3, 40
 ROUNDS, FIRST_ROUND = 12, 300
 """Rounds of ascent at most, each longer than the one before, and steps of the first."""
+LIVE_CAUTION = 1e-8
+"""Relative amount that live bounds stay below the search's own value: more than the slack that capacities get."""
 WORTH = 2e-5
 """A round that raises the bound by less than this part is the last."""
 
@@ -77,6 +79,10 @@ class Dual:
     def at(self, point: Multipliers) -> tuple[float, Multipliers]:
         """The dual function's value, and a supergradient in the multipliers' own shapes."""
         return self.combine(point, self.engine.solve(self.prices(point)))
+
+    def cautious(self, value: float, at: Multipliers) -> float:
+        """A little less than what `certified_value` will make of the value at these multipliers."""
+        return value - LIVE_CAUTION * (abs(value) + float((at.hold * self._capacity).sum()))
 
     def combine(self, point: Multipliers, answer: Answer) -> tuple[float, Multipliers]:
         """The value and the supergradient from all blocks' answer (blocks may have been solved in parts elsewhere)."""
@@ -140,16 +146,16 @@ def search(
         while windows < dual.instance.steps // 4 and not stop():
             climb(Ascent(COARSE_STEPS, rate, 0.01, unit, windows))
             windows, rate = windows * 16, FIRST_RATE
-    rate, steps, cut_rounds = FIRST_RATE, FIRST_ROUND, 0
+    rate, steps, cuts_left, cuts_earned = FIRST_RATE, FIRST_ROUND, dual.cuts.useful, False
     for number in range(rounds):
         # The cuts' weights are noise until the rest stands, and where moves blur the counts they gain nothing: they must earn their place.
-        with_cut = dual.cuts.useful and (number > 0 or start is not None) and cut_rounds >= 0
-        gain = climb(Ascent(steps, rate, LAST_RATE * rate / FIRST_RATE, 4 * unit))
-        worth = gain > WORTH * abs(best)
-        if with_cut:
-            cut_rounds = cut_rounds + 1 if worth else -1
-        if stop() or (not worth and (with_cut or not dual.cuts.useful or number > 0) and not (with_cut and cut_rounds == -1 and number == 1)):
+        with_cut = cuts_left and (number > 0 or start is not None)
+        worth = climb(Ascent(steps, rate, LAST_RATE * rate / FIRST_RATE, 4 * unit)) > WORTH * abs(best)
+        cuts_earned |= with_cut and worth
+        waiting = cuts_left and not cuts_earned and (not with_cut or number + 1 < rounds)
+        if stop() or not (worth or waiting):
             break
+        cuts_left = cuts_left and (worth or not with_cut)
         rate, steps = max(rate / 2, FIRST_RATE / 8), steps + FIRST_ROUND
     return best, at
 

@@ -30,7 +30,7 @@ Variables
               - `inclusive`: z keeps a copy of every block. A birth at b_i > 0 writes s_i to z (once), a move into z costs nothing: the block's
                 read of that step, if any, is one of r_it bytes from z, where the block then is.
 
-With `inclusive` a block moves down to z at no cost, so that rule alone would also let z's copy serve any read; it does not: a block is read where it is.
+With `inclusive` z's copy does not serve reads of a block that is elsewhere: a block is read where it is.
 Every block is a path in its own time-expanded graph over (step, tier); capacity and time couple the paths. For given weights of the tiers' times in
 each step the problem with one bounded tier and blocks of one size is a minimum-cost flow, which is integral: only the maximum costs integrality.
 
@@ -94,8 +94,8 @@ def make_plan(initial_tier: IntArray, step: IntArray, block: IntArray, to_tier: 
 
 @dataclass(frozen=True)
 class Replay:
-    """What a plan does, step by step. `tier_s` [T][K]: seconds each tier works; `occupancy_bytes` [T][K]; `moved_bytes` [T]; `read_bytes` [T][K]: reads
-    served by each tier, those of moves included, fixed reads not; `moves` [K][K]: blocks moved from tier to tier."""
+    """What a plan does, step by step. `tier_s` [T][K]: seconds each tier works; `occupancy_bytes` [T][K]; `moved_bytes` [T]; `read_bytes` [T][K]:
+    reads served by each tier, those of moves included, fixed reads not; `moves` [K][K]: blocks moved from tier to tier."""
 
     tier_s: FloatArray
     occupancy_bytes: FloatArray

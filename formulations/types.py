@@ -27,6 +27,12 @@ class Plan(Record):
         except ValidationError as error:
             raise InputError(f"plan: {first_message(error)}") from None
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Plan) and self.document() == other.document()
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     def document(self) -> dict[str, Any]:
         """The plan in JSON types; fields at their defaults are left out."""
         return self.dump()

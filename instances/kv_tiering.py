@@ -45,9 +45,9 @@ class Reads(Record):
 class KvTiering(Instance):
     """One tiering problem. Raises `InputError` with one line for anything else.
 
-    `tiers` fastest first, the last one, and only it, unbounded; `block_bytes` and `birth_step` one number for all blocks or [N]; `death_step` [N] (or
-    one number): the first step in which a block is gone, null: all stay to the end; `reads` by step; `fixed_read_bytes` (one number or [T]): read from
-    tier 0 in every step, as weights are, taking no capacity; `inclusive`: the last tier keeps a copy of every block.
+    `tiers` fastest first, the last one, and only it, unbounded; `block_bytes` and `birth_step` one number for all blocks or [N]; `death_step` [N]
+    (or one number): the first step in which a block is gone, null: all stay to the end; `reads` by step; `fixed_read_bytes` (one number or [T]):
+    read from tier 0 in every step, as weights are, taking no capacity; `inclusive`: the last tier keeps a copy of every block.
     N is the length of the arrays given by block, or the highest block read plus one where all are single numbers.
     """
 
@@ -174,24 +174,24 @@ class KvTiering(Instance):
     @cached_property
     def size(self) -> FloatArray:
         """Bytes of each block [N]."""
-        return _each(self.block_bytes, self.blocks, np.float64)
+        return _floats(self.block_bytes, self.blocks)
 
     @cached_property
     def birth(self) -> IntArray:
         """First step of each block's life [N]."""
-        return _each(self.birth_step, self.blocks, np.int64)
+        return _integers(self.birth_step, self.blocks)
 
     @cached_property
     def death(self) -> IntArray:
         """Step before which each block's life ends [N], at most T."""
         if self.death_step is None:
             return np.full(self.blocks, self.steps, np.int64)
-        return np.minimum(_each(self.death_step, self.blocks, np.int64), self.steps)
+        return np.minimum(_integers(self.death_step, self.blocks), self.steps)
 
     @cached_property
     def fixed(self) -> FloatArray:
         """Bytes read from tier 0 in each step whatever the plan [T]."""
-        return _each(self.fixed_read_bytes, self.steps, np.float64)
+        return _floats(self.fixed_read_bytes, self.steps)
 
     @cached_property
     def capacity(self) -> FloatArray:
@@ -220,9 +220,15 @@ class KvTiering(Instance):
         return int((self.death - self.birth).sum())
 
 
-def _each(value: Any, length: int, dtype: Any) -> Any:
+def _floats(value: Any, length: int) -> FloatArray:
     """One number for all, or the array as it is; read-only."""
-    found = np.array(np.broadcast_to(np.asarray(value, dtype=dtype), (length,)))
+    found: FloatArray = np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), (length,)))
+    found.flags.writeable = False
+    return found
+
+
+def _integers(value: Any, length: int) -> IntArray:
+    found: IntArray = np.array(np.broadcast_to(np.asarray(value, dtype=np.int64), (length,)))
     found.flags.writeable = False
     return found
 

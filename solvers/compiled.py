@@ -23,3 +23,11 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
         return cast("Callable[P, R]", jit(cache=True, nogil=True)(function))
     except RuntimeError:  # "cannot cache function: no locator available": nothing is writable
         return cast("Callable[P, R]", jit(nogil=True)(function))
+
+
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """The function for use by compiled ones in its file, copied into each: a call that passes many arrays takes longer than a few additions."""
+    import numba
+
+    jit: Any = numba.njit
+    return cast("Callable[P, R]", jit(inline="always")(function))

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from headroom.bounds.kv_tiering import bandwidth, hit_volume, lagrangian_bound
@@ -19,11 +20,12 @@ from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.instances.kv_tiering import KvTiering
 from headroom.solvers.kv_tiering_highs import highs, model_arcs
 from headroom.solvers.kv_tiering_primal import Schedules
+from headroom.solvers.kv_tiering_sweeps import sensitivity
 
 FIRST_ROUNDS = 2
 """Rounds of ascent before the first schedules; the others follow when schedules no longer gain."""
-IDLE_CYCLES = 3
-"""Cycles without a better schedule after which the search ends."""
+IDLE_CYCLES, SMALL_IDLE_CYCLES, SMALL_BLOCK_STEPS = 3, 12, 100_000
+"""Cycles without a better schedule after which the search ends; small instances, where a cycle takes a moment, have more."""
 WORTH = 1e-4
 """A cycle that gains a smaller part is idle."""
 DUAL_SHARE = 0.4
@@ -57,9 +59,10 @@ def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> 
             at = _ascend(dual, progress, None, FIRST_ROUNDS, lambda: stopped() or progress.elapsed_s > until)
             bounds["lagrangian"] = _kept(instance, at, progress)
             idle = rounds = 0
-            while idle < IDLE_CYCLES and not stopped() and not _closed(progress):
+            patience = SMALL_IDLE_CYCLES if instance.block_steps <= SMALL_BLOCK_STEPS else IDLE_CYCLES
+            while idle < patience and not stopped() and not _closed(progress):
                 before = schedules.best_s
-                schedules.cycle(at)
+                schedules.cycle(at, bounds["lagrangian"].value)
                 idle = 0 if before - schedules.best_s > WORTH * schedules.best_s else idle + 1
                 if idle and rounds < ROUNDS and not stopped():
                     at = _ascend(dual, progress, at, 1, stopped)
@@ -69,17 +72,17 @@ def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> 
         finally:
             schedules.close()
     found = tuple(bounds.values())
+    details = {"sensitivity": sensitivity(instance, at)} if params.sensitivity else {}
     if not _closed(progress) and not stopped() and model_arcs(instance) <= TINY_ARCS:
         exact = highs(instance, replace(params, start=None), progress)
         others = tuple(bound for bound in exact.bounds if bound.method not in bounds)
-        return replace(exact, plan=progress.plan if exact.plan is None else exact.plan, bounds=found + others)
-    return Outcome(progress.plan, found, progress.should_stop() or "completed")
+        return replace(exact, plan=progress.plan if exact.plan is None else exact.plan, bounds=found + others, details=details)
+    return Outcome(progress.plan, found, progress.should_stop() or "completed", details=details)
 
 
-def _ascend(dual: Dual, progress: Progress, start: Multipliers | None, rounds: int, stop: object) -> Multipliers:
-    """Multipliers after some rounds of ascent; the live bound follows, a hair below what it will be when it is rechecked."""
-    assert callable(stop)
-    return search(dual, stop, lambda value, at: progress.raise_bound(value * (1 - 1e-7)), start, rounds)[1]
+def _ascend(dual: Dual, progress: Progress, start: Multipliers | None, rounds: int, stop: Callable[[], bool]) -> Multipliers:
+    """Multipliers after some rounds of ascent; the live bound follows."""
+    return search(dual, stop, lambda value, at: progress.raise_bound(dual.cautious(value, at)), start, rounds)[1]
 
 
 def _kept(instance: KvTiering, at: Multipliers, progress: Progress) -> Bound:

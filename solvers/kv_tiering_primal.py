@@ -1,8 +1,9 @@
 """Schedules from prices: soft sweeps that follow them, hard sweeps that make the schedule feasible, over and over.
 
 A cycle takes the multipliers as its guide, lets the stiffness of both couplings grow over soft sweeps while the guide follows what is missed (the
-augmented Lagrangian's own update), then repairs and polishes with hard sweeps. Cycles differ in their stiffness and in the order of blocks; the next
-one sets out from the best schedule so far. Every schedule that is offered is replayed by `evaluate`.
+augmented Lagrangian's own update), then repairs and polishes with hard sweeps, for which the multipliers are the better guide. Cycles differ in
+their stiffness and in the order of blocks; the next one sets out from the best schedule so far. Every schedule that is offered is replayed by
+`evaluate`.
 """
 
 from __future__ import annotations
@@ -15,20 +16,27 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.kv_tiering_lagrangian import Multipliers, usable_capacity
+from headroom.bounds.kv_tiering_search import price_unit
 from headroom.formulations.kv_tiering import TieringPlan, make_plan
 from headroom.instances.kv_tiering import KvTiering
 from headroom.solvers.price_ascent import on_simplex
 from headroom.solvers.tiered_paths import Items
-from headroom.solvers.tiered_replanning import Guide, Paths, Replanner, Tiers
+from headroom.solvers.tiered_replanning import LANES, Guide, Paths, Replanner, Tiers
 
 FloatArray = npt.NDArray[np.float64]
-STIFFNESSES = (1.0, 4.0, 0.5, 2.0)
+STIFFNESSES = (0.5, 2.0, 0.25, 1.0)
 """Of the steps' maximum, cycle by cycle: a tier that is a mean step's seconds over turns this many units of share."""
 HOLD_BAND = 0.02
 """Part of a capacity by which it may be missed before the mean price of holding is added."""
+LEAST_PRICE = 0.1
+"""Of the dearest tier's price: what the others count as at least when stiffness is chosen."""
+SMALLEST_PART = 0.01
+"""A bound below this part of the best schedule says little of how long a step is."""
 FOLLOW, FOLLOW_AFTER = 0.3, 3
 """How far the guide follows what is missed after each soft sweep, and after how many."""
 HARD_WEIGHTS = (0.9, 0.7, 0.5, 0.3, 0.1, 0.02, 0.0, 0.0)
+SOFT_SHARE = 0.6
+"""Of the time left, for the soft sweeps of a cycle."""
 LANES_FROM = 20_000_000
 """Block-steps from which all but the last hard sweeps run in lanes."""
 
@@ -68,19 +76,20 @@ class Schedules:
             self._hard(self._nothing(), 0.0)
             self._keep()
 
-    def cycle(self, at: Multipliers, sweeps: int = 20) -> bool:
-        """Soft sweeps under these multipliers, then hard ones. Returns whether the best schedule became better."""
+    def cycle(self, at: Multipliers, bound_s: float, sweeps: int = 20) -> bool:
+        """Soft sweeps under these multipliers, which prove `bound_s`, then hard ones. Returns whether the best schedule became better."""
         before = self.best_s
         replanner, instance = self._replanner, self.instance
         replanner.take(self._best)
         guide = guide_of(at)
-        step_s = max(self.best_s / instance.steps, 1e-300)
+        step_s = max(bound_s, SMALLEST_PART * self.best_s) / instance.steps
         limit = replanner.tiers.limit
-        hold = np.append(at.hold.mean(axis=0) / (HOLD_BAND * np.maximum(limit[:-1], float(instance.size.mean()))), 0.0)
+        hold = np.append(self._typical_price(at) / (HOLD_BAND * np.maximum(limit[:-1], float(instance.size.mean()))), 0.0)
         stiffness = STIFFNESSES[self._cycle % len(STIFFNESSES)] / step_s
         self._cycle += 1
+        sweeps = self._sweeps_in_time(sweeps)
         for n in range(sweeps):
-            if self.stop() or not self._affordable(self._soft_s, 2):
+            if self.stop():
                 break
             grown = min(1.0, (n + 1) / (0.7 * sweeps))
             started = time.perf_counter()
@@ -92,9 +101,16 @@ class Schedules:
         for n, weight in enumerate(HARD_WEIGHTS):
             if n and (self.stop() or not self._affordable(self._hard_s, 1)):
                 break
-            self._hard(guide, weight, lanes=instance.block_steps >= LANES_FROM and weight > 0)
+            self._hard(guide_of(at), weight, lanes=instance.block_steps >= LANES_FROM and weight > 0)
             self._keep()
         return self.best_s < before
+
+    def _typical_price(self, at: Multipliers) -> FloatArray:
+        """A typical price of a byte in each bounded tier [K - 1]; where it is free now the guide may still have to keep blocks out."""
+        if at.hold.shape[1] == 0:
+            return np.zeros(0)
+        mean = np.where(self._replanner.tiers.limit[:-1] > 0, at.hold.mean(axis=0), 0.0)
+        return np.maximum(mean, LEAST_PRICE * max(float(mean.max()), price_unit(self.instance)))
 
     def _followed(self, guide: Guide, share_step: float, hold_step: FloatArray) -> Guide:
         load, limit = self._replanner.load, self._replanner.tiers.limit
@@ -111,6 +127,12 @@ class Schedules:
         """Whether so many more sweeps fit the time left: a sweep cannot be stopped halfway."""
         expected = sweep_s or self.instance.block_steps * 4e-8
         return expected * sweeps < self.remaining_s()
+
+    def _sweeps_in_time(self, wanted: int) -> int:
+        """Soft sweeps that fit into their share of the time left, two hard ones following whatever happens."""
+        each = self._soft_s or self._hard_s / LANES
+        left = self.remaining_s() - 2 * self._hard_s
+        return wanted if each <= 0 else max(0, min(wanted, int(min(SOFT_SHARE * left / each, wanted))))
 
     def _order(self) -> npt.NDArray[np.int64]:
         return self.rng.permutation(self.instance.blocks)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from headroom.bounds.kv_tiering import lagrangian_bound
 from headroom.bounds.kv_tiering_lagrangian import Multipliers, usable_capacity
-from headroom.bounds.kv_tiering_search import Dual, search
+from headroom.bounds.kv_tiering_search import Dual, price_unit, search
 from headroom.formulations.kv_tiering import Replay, TieringPlan, replay
 from headroom.formulations.quantities import Quantity
 from headroom.formulations.types import Plan
@@ -33,6 +33,8 @@ MOST_WORK = 1_000_000
 STEP_WORK = 20
 """A step takes the search about as long as so many reads."""
 BOUND_ROUNDS = 2
+WARM_RATE, WARM_STEPS = 0.02, 300
+"""Steps from a neighbour's multipliers are short ones: long ones lose what it knew. The second round is twice as long at half the rate."""
 
 
 def capacity(instance: KvTiering, index: str) -> Quantity:
@@ -47,7 +49,6 @@ def capacity(instance: KvTiering, index: str) -> Quantity:
     current = float(instance.capacity[k])
     everything, smallest = most_alive_bytes(instance), float(instance.size.min())
     unit, scale = next((unit, scale) for unit, scale in UNITS if max(current, everything if current == 0 else 0.0) >= scale or scale == 1.0)
-    known: list[tuple[float, Multipliers]] = []
     replays: list[tuple[Plan, Replay]] = []
 
     def vary(value: float) -> KvTiering:
@@ -69,11 +70,8 @@ def capacity(instance: KvTiering, index: str) -> Quantity:
     def dual(variant: KvTiering) -> float | None:
         if len(variant.reads.block) + STEP_WORK * variant.steps > MOST_WORK or usable_capacity(variant)[k] == 0:
             return None
-        at = float(variant.capacity[k])
-        nearest = min(known, key=lambda item: abs(item[0] - at), default=None)
         with Dual(variant) as function:
-            _, found = search(function, start=None if nearest is None else nearest[1], rounds=1)
-        known.append((at, found))
+            _, found = climb_from(function, search(function, rounds=1)[1], rounds=1)
         return float(found.hold[:, k].sum())
 
     return Quantity(
@@ -149,8 +147,8 @@ def sensitivity(instance: KvTiering, multipliers: Multipliers) -> list[dict[str,
 def bounds_over(instance: KvTiering, tier: str, capacities: Sequence[float], threads: int = 1) -> list[tuple[float, float, Multipliers]]:
     """Lagrangian bounds over capacities of a tier [bytes]: (capacity, certified bound [s], multipliers), in the order asked.
 
-    From the largest capacity down each search starts at its neighbour's multipliers, which already prove a bound there. Raises `InputError` for an
-    unknown tier and for capacities that make no sense.
+    From the largest capacity down: each climbs by short steps from a short search's multipliers, or from its neighbour's where those prove more here.
+    Raises `InputError` for an unknown tier and for capacities that make no sense.
     """
     quantity = capacity(instance, tier)
     k = [item.name for item in instance.tiers].index(quantity.index)
@@ -160,13 +158,47 @@ def bounds_over(instance: KvTiering, tier: str, capacities: Sequence[float], thr
         variant = quantity.checked(value)
         assert isinstance(variant, KvTiering)
         with Dual(variant, threads) as dual:
-            if start is not None and usable_capacity(variant)[k] == 0:
-                hold = start.hold.copy()
-                hold[:, k] = dual.start().hold[:, k]
-                start = Multipliers(start.tiers, start.cut, hold)
-            _, start = search(dual, start=start, rounds=BOUND_ROUNDS)
+            begun = search(dual, rounds=BOUND_ROUNDS)
+            if start is not None:
+                if usable_capacity(variant)[k] == 0:
+                    hold = start.hold.copy()
+                    hold[:, k] = dual.start().hold[:, k]
+                    start = Multipliers(start.tiers, start.cut, hold)
+                begun = max(begun, (dual.at(start)[0], start), key=lambda item: item[0])
+            _, start = climb_from(dual, begun[1], BOUND_ROUNDS)
         found[value] = (lagrangian_bound(variant, start).value, start)
     return [(float(value), *found[float(value)]) for value in capacities]
+
+
+def climb_from(dual: Dual, start: Multipliers, rounds: int) -> tuple[float, Multipliers]:
+    """The bound's value and multipliers after an ascent by short steps from those of a problem much like this one; never below what they prove here.
+
+    The rounding cuts' weights begin at nothing: what is right for them hangs on counts of blocks that another capacity changes.
+    """
+    from headroom.solvers.price_ascent import Ascent, Point, ascend
+
+    width, unit = len(dual.instance.tiers), 4 * price_unit(dual.instance)
+    with_cut = dual.cuts.useful
+
+    def multipliers(point: Point) -> Multipliers:
+        return Multipliers(point.share[:, :width], point.share[:, width] if with_cut else np.zeros(len(point.share)), point.price)
+
+    def point_of(at: Multipliers) -> Point:
+        return Point(np.column_stack([at.tiers, at.cut]) if with_cut else at.tiers, at.hold)
+
+    def function(point: Point) -> tuple[float, Point]:
+        value, slope = dual.at(multipliers(point))
+        return value, point_of(slope)
+
+    best, at = dual.at(start)[0], start
+    share = start.tiers / np.maximum(start.tiers.sum(axis=1, keepdims=True), 1e-12)
+    point = point_of(Multipliers(share, np.zeros(len(share)), start.hold))
+    for number in range(rounds):
+        rate = WARM_RATE / 2**number
+        value, point = ascend(function, point, Ascent(WARM_STEPS * (number + 1), rate, rate / 30, unit))
+        if value > best:
+            best, at = value, multipliers(point)
+    return best, at
 
 
 def _nothing(variant: KvTiering, plan: Plan) -> Iterator[Plan]:
@@ -174,4 +206,4 @@ def _nothing(variant: KvTiering, plan: Plan) -> Iterator[Plan]:
     yield from ()
 
 
-__all__ = ["bounds_over", "capacity", "limits", "memory_value", "most_alive_bytes", "sensitivity", "with_capacity"]
+__all__ = ["bounds_over", "capacity", "climb_from", "limits", "memory_value", "most_alive_bytes", "sensitivity", "with_capacity"]

@@ -43,14 +43,15 @@ def row_duals(
     progress: Progress,
     algorithm: Algorithm = "simplex",
 ) -> Duals | None:
-    """Row duals by simplex (exact), IPM without crossover or PDLP (near); None when HiGHS failed or was left behind. One thread.
+    """Row duals by simplex (exact), IPM without crossover or PDLP (near); None when HiGHS refuses the numbers, fails, or was left behind. One thread.
 
-    Obeys the time limit and interrupts of `progress`; an algorithm that is stopped leaves the duals where it was, if it has any. Raises
-    `RuntimeError` for arrays that are no program.
+    Obeys the time limit and interrupts of `progress`; an algorithm that is stopped leaves the duals where it was, if it has any.
     """
     import highspy
 
     solver = _load(cost, matrix, row_lower, row_upper, upper, _options(progress, algorithm))
+    if solver is None:
+        return None
     stopping = threading.Event()
 
     def callback(kind: Any, message: str, out: Any, into: Any, user: Any) -> None:
@@ -88,6 +89,7 @@ def _load(
     upper: FloatArray,
     options: dict[str, Any],
 ) -> Any:
+    """HiGHS with the program, or None where numbers are beyond what it takes (coefficients from 1e15, NaN)."""
     import highspy
 
     matrix = sp.csc_matrix(matrix)
@@ -101,9 +103,7 @@ def _load(
     for option, value in options.items():
         if solver.setOptionValue(option, value) != highspy.HighsStatus.kOk:
             raise RuntimeError(f"HiGHS refused option {option} = {value!r}")
-    if solver.passModel(program) == highspy.HighsStatus.kError:
-        raise RuntimeError("HiGHS refused the linear program")
-    return solver
+    return None if solver.passModel(program) == highspy.HighsStatus.kError else solver
 
 
 __all__ = ["Algorithm", "Duals", "row_duals"]

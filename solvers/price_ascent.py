@@ -1,9 +1,9 @@
 """Maximising a concave function of prices by supergradients: rows of shares that add up to one, and prices that are not negative.
 
-Steps are those of Adam (Kingma and Ba, arXiv 1412.6980): supergradients averaged over the last steps and scaled by their own recent size, with a rate
-that falls geometrically, then projected (shares onto the simplex, prices onto the orthant). Only the best point seen is kept: the caller's
-function says what it proves, so no step can spoil a bound. Steps may be common to windows of rows: a coarse ascent of few numbers finds the place from
-which the fine one sets out.
+Steps are those of Adam (Kingma and Ba, arXiv 1412.6980): supergradients averaged over the last steps and scaled by their own recent size, with a
+rate that falls geometrically, then projected (shares onto the simplex, prices onto the orthant). Only the best point seen is kept: the caller's
+function says what it proves, so no step can spoil a bound. Steps may be common to windows of rows: a coarse ascent of few numbers finds the place
+from which the fine one sets out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def ascend(
     stop: Callable[[], bool] = lambda: False,
     on_best: Callable[[float, Point], None] = lambda value, point: None,
 ) -> tuple[float, Point]:
-    """The best value seen and its point; the start is looked at first. No guarantee of how near the maximum it comes."""
+    """The best value seen and its point. The start is looked at first, or its windows' means. No guarantee of how near the maximum it comes."""
     window = _Windows(len(start.share), ascent.windows)
     means, sizes = (COARSE_MEAN_DECAY, COARSE_SIZE_DECAY) if ascent.windows else (MEAN_DECAY, SIZE_DECAY)
     at = [window.mean(start.share), window.mean(start.price)]

@@ -123,7 +123,7 @@ class PathEngine:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def solve(self, prices: Prices) -> Answer:
-        """Cheapest paths of all items. Prices of holding may be infinite, others must be finite and none negative."""
+        """Cheapest paths of all items. Prices must be finite, those of holding may be infinite; only that of a miss may be negative."""
         tiers = self.items.tiers
         base = prices.read[:, :, None] + prices.write[:, None, :]
         if self.items.inclusive:
@@ -133,7 +133,8 @@ class PathEngine:
         _range_tables(self._kind, base, self._table, self._change)
         jobs = range(len(self._parts))
         values = list(map(self._part, jobs, [prices] * len(jobs), [base] * len(jobs))) if self._pool is None else self._spread(prices, base)
-        total = np.sum(self._sums, axis=0)
+        steps = self.items.steps
+        total: FloatArray = np.sum(self._sums, axis=0) if self._sums else np.zeros((4, steps + 1, tiers))
         held: FloatArray = np.cumsum(total[2], axis=0)[:-1]
         return Answer(float(sum(values)), total[0][:-1], total[1][:-1], held, total[3, :-1, 0])
 
@@ -145,10 +146,11 @@ class PathEngine:
         items, sums = self.items, self._sums[job]
         sums[:] = 0.0
         amount = np.zeros(0) if items.amount is None else items.amount
-        return _paths(
+        value: float = _paths(
             self._kind, *self._parts[job], items.first, items.step, amount, items.amount is not None, items.size, items.start, items.end,
             items.most_events, items.inclusive, prices.read, prices.write, prices.hold, prices.miss, base, self._table, self._change, sums,
         )  # fmt: skip
+        return value
 
     def close(self) -> None:
         """Let the threads go."""
@@ -257,7 +259,7 @@ def _moves_between(kind, left, right, a, through, c, change, size, inclusive, su
 def _paths(  # type: ignore[no-untyped-def]
     kind, begin, stop, first, step, amount, weigh, size, start, end, most, inclusive, read, write, hold, miss, base, table, change, sums
 ):  # fmt: skip
-    """What items begin .. stop - 1 pay; their bytes read, written and (as differences over steps) held are added to `sums` [4][T + 1][K], bytes missed too."""
+    """What items begin .. stop - 1 pay. Added to `sums` [4][T + 1][K]: bytes read, written, held (as differences over steps), missed."""
     tiers = len(kind)
     last = tiers - 1
     total = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headroom.solvers.compiled import compiled
+from headroom.solvers.compiled import compiled, inlined
 
 
 @compiled
@@ -27,7 +27,7 @@ def moves_kernel(first, step, born, before, after, when, at, item, to):  # type:
     return n
 
 
-@compiled
+@inlined
 def _weigh_tiers(kind, t, time_s, share, stiffness, weights):  # type: ignore[no-untyped-def]
     """The proximal maximum's weights of step t: the point of the simplex nearest to share + stiffness * time."""
     tiers = len(kind)
@@ -60,7 +60,7 @@ def _weigh_tiers(kind, t, time_s, share, stiffness, weights):  # type: ignore[no
         weights[t, k] = weights[t, k] - above if kept >> k & 1 else 0.0
 
 
-@compiled
+@inlined
 def _work(t, k, seconds, time_s, soft, kind, share, stiffness, weights):  # type: ignore[no-untyped-def]
     time_s[t, k] += seconds
     if soft:
@@ -125,7 +125,7 @@ def load_kernel(  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@compiled
+@inlined
 def _cost(kind, t, a, on_a, b, on_b, soft, time_s, weights, stiffness, share, weight):  # type: ignore[no-untyped-def]
     """What `on_a` seconds on tier a and `on_b` on b cost in step t."""
     if soft:
@@ -140,7 +140,7 @@ def _cost(kind, t, a, on_a, b, on_b, soft, time_s, weights, stiffness, share, we
     return (1.0 - weight) * (new - most) + weight * (share[t, a] * on_a + share[t, b] * on_b)
 
 
-@compiled
+@inlined
 def _hold(t, k, s, soft, held, limit, price, hold_stiffness, last, weight):  # type: ignore[no-untyped-def]
     if k == last:
         return 0.0
@@ -149,7 +149,7 @@ def _hold(t, k, s, soft, held, limit, price, hold_stiffness, last, weight):  # t
     return weight * price[t, k] * s if held[t, k] + s <= limit[t, k] else np.inf
 
 
-@compiled
+@inlined
 def _stretch_of_two(  # type: ignore[no-untyped-def]
     begin, end, s, soft, inclusive, time_s, held, read_s, write_s, limit, share, price, stiffness, hold_stiffness, weight, weights
 ):  # fmt: skip

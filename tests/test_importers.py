@@ -461,8 +461,11 @@ def test_cli_lists_formats() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "FORMAT: is missing; expected one of azure-llm, mooncake, melange, splitwise-perf, expert-routing, expert-load and a file"),
-        (["csv", "trace.csv"], "FORMAT: must be one of azure-llm, mooncake, melange, splitwise-perf, expert-routing, expert-load, got 'csv'"),
+        ([], "FORMAT: is missing; expected one of azure-llm, mooncake, melange, splitwise-perf, expert-routing, expert-load, kv-access and a file"),
+        (
+            ["csv", "trace.csv"],
+            "FORMAT: must be one of azure-llm, mooncake, melange, splitwise-perf, expert-routing, expert-load, kv-access, got 'csv'",
+        ),
         (["azure-llm"], "FILE: azure-llm reads one file, got 0"),
         (["azure-llm", "a", "b"], "FILE: azure-llm reads one file, got 2"),
         (["azure-llm", "trace.csv"], "--output: is missing; expected a file to write"),

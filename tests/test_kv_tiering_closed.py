@@ -11,7 +11,7 @@ import pytest
 
 from headroom.bounds.certificates import CertificateError
 from headroom.bounds.kv_tiering_closed import bandwidth, bandwidth_value, hit_volume, hit_volume_value, recheck_closed
-from headroom.bounds.kv_tiering_lagrangian import certified_value
+from headroom.bounds.kv_tiering_lagrangian import certified_value, usable_capacity
 from headroom.bounds.kv_tiering_lp import Algorithm, lp, lp_prices
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import SolveParams
@@ -23,8 +23,8 @@ ABOVE = 1 + 1e-9
 PARAMS = SolveParams()
 
 
-def lagrangian_by_hand(instance: KvTiering, certificate: Mapping[str, Any]) -> float:
-    """L(lambda, mu) block by block, step by step, straight from its definition."""
+def lagrangian_by_hand(instance: KvTiering, certificate: Mapping[str, Any], usable: bool = False) -> float:
+    """L(lambda, mu) block by block, step by step, straight from its definition; with capacities as they stand, or what of them is `usable`."""
     share, price = np.asarray(certificate["lambda"]), np.asarray(certificate["mu"])
     tiers, last = instance.tiers, len(instance.tiers) - 1
     rate = [tier.read_bytes_per_s for tier in tiers]
@@ -58,7 +58,8 @@ def lagrangian_by_hand(instance: KvTiering, certificate: Mapping[str, Any]) -> f
                 new.append(min(ways) + here_costs(t, l))
             costs = new
         total += min(costs)
-    rented = sum(float(price[t, k]) * float(instance.capacity[k]) for t in range(instance.steps) for k in range(last))
+    room = usable_capacity(instance) if usable else instance.capacity
+    rented = sum(float(price[t, k]) * float(room[k]) for t in range(instance.steps) for k in range(last))
     return total - rented + sum(float(share[t, 0] * instance.fixed[t]) / rate[0] for t in range(instance.steps))
 
 
@@ -90,7 +91,8 @@ def test_linear_program_lies_between() -> None:
         assert found.claimed <= best * (1 + 1e-7), seed
         # The duals prove the LP's value, by the plain reading to rounding and by the recheck to the slack of capacities.
         assert plain == pytest.approx(found.claimed, rel=1e-9, abs=1e-9 * best), seed
-        assert found.claimed * (1 - 1e-6) - 1e-6 * best <= certified <= plain * ABOVE, seed
+        usable = lagrangian_by_hand(instance, found.certificate, usable=True)
+        assert found.claimed * (1 - 1e-6) - 1e-6 * best <= certified <= usable * ABOVE, seed
         assert bandwidth_value(instance) <= found.claimed * (1 + 1e-9) + 1e-300, seed
         # Blocks larger than a tier: the closed form knows that they do not fit, a fraction of them does.
         if all((instance.size <= room).all() or room == 0 for room in instance.capacity):
@@ -134,7 +136,7 @@ def test_any_multipliers_are_a_bound() -> None:
         share = rng.dirichlet(np.full(tiers, 0.5), instance.steps)
         price = rng.random((instance.steps, tiers - 1)) * instance.read_s.max() * rng.choice([0.0, 0.1, 1.0])
         certificate = {"kind": "lagrangian", "lambda": share, "mu": price}
-        plain, certified = lagrangian_by_hand(instance, certificate), certified_value(instance, certificate)
+        plain, certified = lagrangian_by_hand(instance, certificate, usable=True), certified_value(instance, certificate)
         assert plain <= best * ABOVE, seed
         assert certified == pytest.approx(max(plain, 0.0), rel=1e-6, abs=1e-6 * best), seed
 

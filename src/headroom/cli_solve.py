@@ -272,8 +272,10 @@ def _no_sensitivity(result: Result) -> str:
     from headroom.run import family_of
 
     family = family_of(result.instance)
-    if family.mode_of(result.instance) in ("", "pooled") or family.limits is None:
-        return f"{result.method} reports none for this instance"
+    mode = family.mode_of(result.instance)
+    if mode in ("", "pooled") or family.limits is None:
+        known = mode == "" and family.limits is not None and load(family.limits)(result.instance)
+        return f"{result.method} reports none" + ("; headroom sweep X --shadow finds what each limit is worth" if known else " for this instance")
     answers = "--shadow says what one more and one less of every limit is worth"
     if not load(family.limits)(result.instance):  # a sweep has then no limit to change by one
         answers = "--cap NAME says what a limit on a type would cost"

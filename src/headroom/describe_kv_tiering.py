@@ -69,7 +69,9 @@ def _shares(names: list[str], value: FloatArray) -> str:
 
 def _percent(share: float) -> str:
     """A share for people: 100 only where it is all (rounding would hide what is missing)."""
-    return "100" if share >= 1 - 1e-12 else f"{min(100 * share, 99.9):.1f}"
+    if abs(share - 1) <= 1e-9 or share == 0:
+        return f"{100 * share:.0f}"
+    return f"{min(100 * share, 99.9) if share < 1 else 100 * share:.1f}"
 
 
 def size(value: float) -> str:

@@ -42,7 +42,7 @@ KV_TIERING = Family(
     bounds=MappingProxyType(
         {
             "bandwidth": BoundMethod("headroom.bounds.kv_tiering:bandwidth", "all bytes read over all bandwidths", "closed_form"),
-            "hit_volume": BoundMethod("headroom.bounds.kv_tiering:hit_volume", "capacity times steps as one volume over read intervals", "closed_form"),
+            "hit_volume": BoundMethod("headroom.bounds.kv_tiering:hit_volume", "capacity x steps as one volume over read intervals", "closed_form"),
             "lagrangian": BoundMethod("headroom.bounds.kv_tiering:lagrangian", "prices of capacity and of tiers' times; every block a shortest path"),
             "lp": BoundMethod("headroom.bounds.kv_tiering:lp", "the linear relaxation by HiGHS, its duals rechecked: small instances"),
         }

@@ -151,10 +151,12 @@ def capacity_sweep(ax: Axes, sweep: Sweep) -> None:
 def _above_bounds(ax: Axes, values: list[float], costs: list[float], bounds: list[float]) -> None:
     """The cost of the best plans against a limit that is relaxed to the right, their lower bounds, and what lies between."""
     # Up to the next value asked for a plan stays within the cap; a bound holds for every tighter cap, back to the value before.
-    if len(values) > 1:
+    bounded = all(math.isfinite(bound) for bound in bounds)
+    if len(values) > 1 and bounded:
         ax.stairs(costs[:-1], values, baseline=bounds[1:], fill=True, color=PALETTE[0], alpha=0.12, linewidth=0, label="not decided")
     ax.plot(values, costs, "o-", color=PALETTE[0], linewidth=2, markersize=5, drawstyle="steps-post", label="best plan found")
-    ax.plot(values, bounds, color=INK, linewidth=1.2, linestyle="--", drawstyle="steps-pre", label="lower bound")
+    if bounded:
+        ax.plot(values, bounds, color=INK, linewidth=1.2, linestyle="--", drawstyle="steps-pre", label="lower bound")
     last, said = -math.inf, ""
     for at, cost in zip(values, costs, strict=True) if len(values) <= 16 else ((values[0], costs[0]), (values[-1], costs[-1])):
         if at - last >= 0.06 * max(values) and spoken(cost) != said:
@@ -201,7 +203,8 @@ def shadow_price_bars(ax: Axes, sweep: Sweep) -> None:
     by = "by one" if all(price.step == 1 for price in prices) else "by a step"
     kinds = ((f"relaxed {by}: saves", PALETTE[2]), (f"tightened {by}: costs", PALETTE[5]), ("LP dual: saves, by the relaxation", FAINT))
     rows = [(price.relaxed, price.tightened, _exact(price.lp_dual, price.step)) for price in prices]
-    finite = [change.value for changes in rows for change in changes if change is not None and math.isfinite(change.value)]
+    ends = [end for changes in rows for change in changes if change is not None for end in (change.value, change.most)]
+    finite = [end for end in ends if math.isfinite(end)]
     longest, height = max(finite, default=0.0), 0.26
     for row, changes in enumerate(rows):
         for k, ((_, colour), change) in enumerate(zip(kinds, changes, strict=True)):
