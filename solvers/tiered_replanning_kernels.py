@@ -126,15 +126,21 @@ def load_kernel(  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _cost(kind, t, a, on_a, b, on_b, soft, time_s, weights, stiffness, share, weight):  # type: ignore[no-untyped-def]
-    """What `on_a` seconds on tier a and `on_b` on b cost in step t."""
+def _most(kind, t, soft, time_s):  # type: ignore[no-untyped-def]
+    """What step t takes without the item; soft sweeps don't ask."""
+    most = time_s[t, 0]
+    if not soft:
+        for k in range(1, len(kind)):
+            most = max(most, time_s[t, k])
+    return most
+
+
+@inlined
+def _cost(most, t, a, on_a, b, on_b, soft, time_s, weights, stiffness, share, weight):  # type: ignore[no-untyped-def]
+    """What `on_a` seconds on tier a and `on_b` on b cost in step t, which takes `most` without them."""
     if soft:
         apart = on_a - on_b if a != b else on_a + on_b
         return weights[t, a] * on_a + weights[t, b] * on_b + 0.25 * stiffness * apart * apart
-    tiers = len(kind)
-    most = time_s[t, 0]
-    for k in range(1, tiers):
-        most = max(most, time_s[t, k])
     new = time_s[t, a] + on_a + on_b if a == b else max(time_s[t, a] + on_a, time_s[t, b] + on_b)
     new = max(most, new)
     return (1.0 - weight) * (new - most) + weight * (share[t, a] * on_a + share[t, b] * on_b)
@@ -216,15 +222,22 @@ def sweep_kernel(  # type: ignore[no-untyped-def]
             soft, share, stiffness, weights,
         )  # fmt: skip
         e = first[i]
+        # A read in the step of birth finds the block where it was born: an event without a stretch before it and without a move. It is charged
+        # together with the write of the birth, because a step's maximum is not the sum of what each would add alone.
+        wanted = 0.0
+        if e < stop and step[e] == birth:
+            wanted = amount[e] if weigh else s
+        most_s = _most(kind, birth, soft, time_s)
         for k in range(tiers):
             value[k] = _hold(birth, k, s, soft, held, limit, price, hold_stiffness, last, weight)
+            work, copy = wanted * read_s[k], 0.0
             if birth > 0:
+                work += s * write_s[k]
                 copy = s * write_s[last] if inclusive and k != last else 0.0
-                value[k] += _cost(kind, birth, k, s * write_s[k], last, copy, soft, time_s, weights, stiffness, share, weight)
+            value[k] += _cost(most_s, birth, k, work, last, copy, soft, time_s, weights, stiffness, share, weight)
         n, position = 0, birth
         while True:
             t = step[e] if e < stop else death
-            # A read in the step of birth finds the block where it was born: an event without a stretch before it and without a move.
             at_birth = e < stop and t == birth
             for a in range(tiers):
                 stay[a] = 0.0
@@ -237,6 +250,7 @@ def sweep_kernel(  # type: ignore[no-untyped-def]
                 )  # fmt: skip
             else:
                 for between in range(position + 1, t):
+                    most_s = _most(kind, between, soft, time_s)
                     for k in range(tiers):
                         hold[k] = _hold(between, k, s, soft, held, limit, price, hold_stiffness, last, weight)
                     for a in range(tiers):
@@ -244,7 +258,9 @@ def sweep_kernel(  # type: ignore[no-untyped-def]
                             if a != c:
                                 cost = stay[a]
                                 if not (inclusive and c == last):
-                                    cost += _cost(kind, between, a, s * read_s[a], c, s * write_s[c], soft, time_s, weights, stiffness, share, weight)
+                                    cost += _cost(
+                                        most_s, between, a, s * read_s[a], c, s * write_s[c], soft, time_s, weights, stiffness, share, weight
+                                    )
                                 if cost < way[a, c]:
                                     way[a, c], moved_at[a, c] = cost, between
                                 way[a, c] += hold[c]
@@ -259,20 +275,21 @@ def sweep_kernel(  # type: ignore[no-untyped-def]
             if e >= stop:
                 break
             part = amount[e] if weigh else s
+            most_s = _most(kind, t, soft, time_s)
             for c in range(tiers):
-                here = _cost(kind, t, c, part * read_s[c], c, 0.0, soft, time_s, weights, stiffness, share, weight)
-                best, best_a = then[c] + here, c
+                best, best_a = then[c], c
                 if not at_birth:
+                    here = _cost(most_s, t, c, part * read_s[c], c, 0.0, soft, time_s, weights, stiffness, share, weight)
+                    best += here
                     for a in range(tiers):
                         if a != c:
                             cost = then[a]
                             if inclusive and c == last:
                                 cost += here
                             else:
-                                cost += _cost(kind, t, a, s * read_s[a], c, s * write_s[c], soft, time_s, weights, stiffness, share, weight)
+                                cost += _cost(most_s, t, a, s * read_s[a], c, s * write_s[c], soft, time_s, weights, stiffness, share, weight)
                             if cost < best:
                                 best, best_a = cost, a
-                if not at_birth:
                     best += _hold(t, c, s, soft, held, limit, price, hold_stiffness, last, weight)
                 value[c], source[n, c] = best, best_a
             n += 1
