@@ -10,6 +10,7 @@ from benchmarks import (
     gpu_selection_per_replica,
     gpu_selection_policies,
     gpu_selection_sweeps,
+    kv_tiering,
 )
 
 if __name__ == "__main__":
@@ -26,3 +27,5 @@ if __name__ == "__main__":
     expert_placement.main(["--short"])
     print()
     expert_placement_online.main(["--short"])
+    print()
+    kv_tiering.main(["--short"])

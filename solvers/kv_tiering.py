@@ -30,6 +30,8 @@ WORTH = 1e-4
 """A cycle that gains a smaller part is idle."""
 DUAL_SHARE = 0.4
 """Part of a time limit that the first ascent may take."""
+MOST_SORTED_READS = 20_000_000
+"""Above, the hit-volume bound is left out: it sorts all reads, some 150 bytes each, and is not needed where there are multipliers."""
 TINY_ARCS = 1_500
 """Up to so many arcs HiGHS closes what is left of the gap."""
 
@@ -44,7 +46,8 @@ def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> 
 
     A round of the bound takes O(reads K^2 + T log T K^3), a sweep for schedules O(block-steps K^2); memory O(reads + T log T K^2).
     """
-    bounds = {bound.method: bound for bound in (bandwidth(instance, params, progress), hit_volume(instance, params, progress))}
+    closed = (bandwidth, hit_volume) if len(instance.reads.block) <= MOST_SORTED_READS else (bandwidth,)
+    bounds = {bound.method: bound for bound in (form(instance, params, progress) for form in closed)}
     for bound in bounds.values():
         progress.keep(bound)
 

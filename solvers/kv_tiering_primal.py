@@ -18,6 +18,7 @@ import numpy.typing as npt
 from headroom.bounds.kv_tiering_lagrangian import Multipliers, usable_capacity
 from headroom.bounds.kv_tiering_search import price_unit
 from headroom.formulations.kv_tiering import TieringPlan, make_plan
+from headroom.formulations.tolerances import FEASIBILITY
 from headroom.instances.kv_tiering import KvTiering
 from headroom.solvers.price_ascent import on_simplex
 from headroom.solvers.tiered_paths import Items
@@ -35,6 +36,8 @@ SMALLEST_PART = 0.01
 FOLLOW, FOLLOW_AFTER = 0.3, 3
 """How far the guide follows what is missed after each soft sweep, and after how many."""
 HARD_WEIGHTS = (0.9, 0.7, 0.5, 0.3, 0.1, 0.02, 0.0, 0.0)
+BLOCK_STEP_S, READ_S = 5e-9, 2e-7
+"""What a sweep takes for a block-step and for a read on one core, until it has been measured."""
 SOFT_SHARE = 0.6
 """Of the time left, for the soft sweeps of a cycle."""
 LANES_FROM = 20_000_000
@@ -56,11 +59,15 @@ class Schedules:
 
     def __post_init__(self) -> None:
         instance = self.instance
-        tiers = Tiers(instance.read_s, instance.write_s, np.append(usable_capacity(instance), np.inf))
+        # Bounds count with more than `evaluate` accepts, and sums of sizes may miss a whole multiple by their rounding.
+        room = np.minimum(usable_capacity(instance) * (1 + FEASIBILITY / 10), instance.capacity[:-1] * (1 + FEASIBILITY / 2))
+        tiers = Tiers(instance.read_s, instance.write_s, np.append(room, np.inf))
         self._replanner = Replanner(self.items, tiers, instance.fixed * instance.read_s[0], self.threads)
         self._best = self._replanner.paths.copy()
         self._cycle = 0
-        self._soft_s = self._hard_s = 0.0
+        alone_s = BLOCK_STEP_S * instance.block_steps + READ_S * len(instance.reads.block)
+        side_by_side_s = alone_s / min(self.threads, LANES)
+        self._seconds = {"soft": side_by_side_s, "lanes": side_by_side_s, "alone": alone_s}
 
     def close(self) -> None:
         """Let the threads go."""
@@ -72,9 +79,8 @@ class Schedules:
         if plan is not None:
             self._replanner.take(paths_of(self.items, plan))
             self._keep()
-        if self._affordable(0.0, 1):
-            self._hard(self._nothing(), 0.0)
-            self._keep()
+        if self._affordable("alone"):
+            self._hard(self._nothing(), 0.0, "alone")
 
     def cycle(self, at: Multipliers, bound_s: float, sweeps: int = 20) -> bool:
         """Soft sweeps under these multipliers, which prove `bound_s`, then hard ones. Returns whether the best schedule became better."""
@@ -95,14 +101,15 @@ class Schedules:
             started = time.perf_counter()
             if not replanner.soft(self._order(), guide, grown * stiffness, grown * hold, self.stop):
                 break
-            self._soft_s = time.perf_counter() - started
+            self._seconds["soft"] = time.perf_counter() - started
             if n >= FOLLOW_AFTER:
                 guide = self._followed(guide, FOLLOW * grown * stiffness, FOLLOW * grown * hold)
+        replanner.refresh()
         for n, weight in enumerate(HARD_WEIGHTS):
-            if n and (self.stop() or not self._affordable(self._hard_s, 1)):
+            how = "lanes" if instance.block_steps >= LANES_FROM and weight > 0 else "alone"
+            if (n and self.stop()) or not self._affordable(how):
                 break
-            self._hard(guide_of(at), weight, lanes=instance.block_steps >= LANES_FROM and weight > 0)
-            self._keep()
+            self._hard(guide_of(at), weight, how)
         return self.best_s < before
 
     def _typical_price(self, at: Multipliers) -> FloatArray:
@@ -118,21 +125,21 @@ class Schedules:
         price[:, :-1] = np.maximum(price[:, :-1] + hold_step[:-1] * (load.held_bytes[:, :-1] - limit[:-1]), 0.0)
         return Guide(on_simplex(guide.share + share_step * load.time_s), price)
 
-    def _hard(self, guide: Guide, weight: float, lanes: bool = False) -> None:
+    def _hard(self, guide: Guide, weight: float, how: str) -> None:
+        """One hard sweep, "alone" or in "lanes", and what stands then is kept if it is the best."""
         started = time.perf_counter()
-        self._replanner.hard(self._order(), guide, weight, lanes)
-        self._hard_s = time.perf_counter() - started
+        self._replanner.hard(self._order(), guide, weight, lanes=how == "lanes")
+        self._keep()
+        self._seconds[how] = time.perf_counter() - started
 
-    def _affordable(self, sweep_s: float, sweeps: int) -> bool:
-        """Whether so many more sweeps fit the time left: a sweep cannot be stopped halfway."""
-        expected = sweep_s or self.instance.block_steps * 4e-8
-        return expected * sweeps < self.remaining_s()
+    def _affordable(self, how: str) -> bool:
+        """Whether one more sweep fits the time left: it cannot be stopped halfway."""
+        return self._seconds[how] < self.remaining_s()
 
     def _sweeps_in_time(self, wanted: int) -> int:
-        """Soft sweeps that fit into their share of the time left, two hard ones following whatever happens."""
-        each = self._soft_s or self._hard_s / LANES
-        left = self.remaining_s() - 2 * self._hard_s
-        return wanted if each <= 0 else max(0, min(wanted, int(min(SOFT_SHARE * left / each, wanted))))
+        """Soft sweeps that fit into their share of the time left, when hard ones must follow."""
+        left = self.remaining_s() - 2 * self._seconds["lanes" if self.instance.block_steps >= LANES_FROM else "alone"]
+        return max(0, min(wanted, int(min(SOFT_SHARE * left / max(self._seconds["soft"], 1e-9), wanted))))
 
     def _order(self) -> npt.NDArray[np.int64]:
         return self.rng.permutation(self.instance.blocks)
@@ -142,9 +149,10 @@ class Schedules:
         return Guide(np.zeros(shape), np.zeros(shape))
 
     def _keep(self) -> None:
-        """Keep what stands if it is feasible and better."""
+        """Keep what stands if it is feasible and better. Its load is measured afresh: what sweeps added and took away leaves rounding behind."""
+        self._replanner.refresh()
         load, limit = self._replanner.load, self._replanner.tiers.limit
-        if bool((load.held_bytes <= limit[None, :] * (1 + 1e-12)).all()) and load.objective_s < self.best_s:
+        if bool((load.held_bytes <= limit[None, :] * (1 + FEASIBILITY / 10)).all()) and load.objective_s < self.best_s:
             self.best_s = load.objective_s
             self._best = self._replanner.paths.copy()
             self.offer(make_plan(*self._replanner.moves()))
@@ -159,23 +167,5 @@ def guide_of(at: Multipliers) -> Guide:
 
 def paths_of(items: Items, plan: TieringPlan) -> Paths:
     """A plan as the replanner keeps it; of several moves between two reads the first is made, and it goes where the last one goes."""
-    paths = Paths.all_in(items, items.tiers - 1)
     order = np.lexsort((plan.moves.step, plan.moves.block))
-    block, step, to = plan.moves.block[order], plan.moves.step[order], plan.moves.to_tier[order]
-    first_move = np.searchsorted(block, np.arange(items.count + 1))
-    paths.born[:] = plan.initial_tier
-    for i in range(items.count):
-        here, m, stop = int(plan.initial_tier[i]), int(first_move[i]), int(first_move[i + 1])
-        begin = int(items.first[i])
-        for e in range(begin, int(items.first[i + 1]) + 1):
-            t = int(items.step[e]) if e < items.first[i + 1] else int(items.end[i])
-            moved_at = -1
-            start = here
-            while m < stop and step[m] < t:
-                moved_at, here, m = int(step[m]) if moved_at < 0 else moved_at, int(to[m]), m + 1
-            paths.before[e + i], paths.when[e + i] = here, moved_at if here != start else -1
-            if e < items.first[i + 1]:
-                if m < stop and step[m] == t:
-                    here, m = int(to[m]), m + 1
-                paths.after[e + i] = here
-    return paths
+    return Paths.along(items, plan.initial_tier, plan.moves.step[order], plan.moves.block[order], plan.moves.to_tier[order])

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.solvers.tiered_paths import Items
-from headroom.solvers.tiered_replanning_kernels import load_kernel, moves_kernel, sweep_kernel
+from headroom.solvers.tiered_replanning_kernels import along_kernel, load_kernel, moves_kernel, sweep_kernel
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -66,6 +66,15 @@ class Paths:
         entries = len(items.step) + items.count
         tiers = (np.full(items.count, tier, np.int8), np.full(entries, tier, np.int8), np.full(entries, tier, np.int8))
         return cls(*tiers, np.full(entries, -1, np.int32))
+
+    @classmethod
+    def along(cls, items: Items, born: IntArray, step: IntArray, item: IntArray, to: IntArray) -> Paths:
+        """The paths of moves that are sorted by item, then step. Of several in one stretch the first is made, and it goes where the last one goes."""
+        paths = cls.all_in(items, items.tiers - 1)
+        paths.born[:] = born
+        first = np.searchsorted(item, np.arange(items.count + 1)).astype(np.int64)
+        along_kernel(items.first, items.step, items.end, paths.born, first, step, to, paths.before, paths.after, paths.when)
+        return paths
 
     def copy(self) -> Paths:
         return Paths(self.born.copy(), self.before.copy(), self.after.copy(), self.when.copy())
@@ -127,6 +136,10 @@ class Replanner:
     def take(self, paths: Paths) -> None:
         """Go on from these paths (a copy of them)."""
         self.paths = paths.copy()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Measure the load afresh. Sweeps add to it and take from it: what was large and went away leaves its rounding behind."""
         self.load = self.measure(self.paths)
 
     def soft(self, order: IntArray, guide: Guide, stiffness: float, hold_stiffness: FloatArray, stop: Stop = never) -> bool:

@@ -27,6 +27,27 @@ def moves_kernel(first, step, born, before, after, when, at, item, to):  # type:
     return n
 
 
+@compiled
+def along_kernel(first, step, end, born, first_move, moved_at, to, before, after, when):  # type: ignore[no-untyped-def]
+    """Paths from moves sorted by item and step: the inverse of `moves_kernel`."""
+    for i in range(len(born)):
+        here, m, stop = born[i], first_move[i], first_move[i + 1]
+        for e in range(first[i], first[i + 1] + 1):
+            t = step[e] if e < first[i + 1] else end[i]
+            start, at = here, -1
+            while m < stop and moved_at[m] < t:
+                if at < 0:
+                    at = moved_at[m]
+                here = to[m]
+                m += 1
+            before[e + i], when[e + i] = here, at if here != start else -1
+            if e < first[i + 1]:
+                if m < stop and moved_at[m] == t:
+                    here = to[m]
+                    m += 1
+                after[e + i] = here
+
+
 @inlined
 def _weigh_tiers(kind, t, time_s, share, stiffness, weights):  # type: ignore[no-untyped-def]
     """The proximal maximum's weights of step t: the point of the simplex nearest to share + stiffness * time."""
