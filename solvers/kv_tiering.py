@@ -14,7 +14,7 @@ from dataclasses import replace
 from headroom.bounds.kv_tiering import bandwidth, hit_volume, lagrangian_bound
 from headroom.bounds.kv_tiering_lagrangian import Multipliers
 from headroom.bounds.kv_tiering_search import ROUNDS, Dual, search
-from headroom.formulations.kv_tiering import TieringPlan
+from headroom.formulations.kv_tiering import TieringPlan, evaluate
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.instances.kv_tiering import KvTiering
@@ -30,6 +30,8 @@ WORTH = 1e-4
 """A cycle that gains a smaller part is idle."""
 DUAL_SHARE = 0.4
 """Part of a time limit that the first ascent may take."""
+CLOSE_S = 10.0
+"""Seconds that HiGHS has for it."""
 MOST_SORTED_READS = 20_000_000
 """Above, the hit-volume bound is left out: it sorts all reads, some 150 bytes each, and is not needed where there are multipliers."""
 TINY_ARCS = 1_500
@@ -77,10 +79,26 @@ def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> 
     found = tuple(bounds.values())
     details = {"sensitivity": sensitivity(instance, at)} if params.sensitivity else {}
     if not _closed(progress) and not stopped() and model_arcs(instance) <= TINY_ARCS:
-        exact = highs(instance, replace(params, start=None), progress)
+        exact = _closed_by_highs(instance, params, progress)
         others = tuple(bound for bound in exact.bounds if bound.method not in bounds)
         return replace(exact, plan=progress.plan if exact.plan is None else exact.plan, bounds=found + others, details=details)
     return Outcome(progress.plan, found, progress.should_stop() or "completed", details=details)
+
+
+def _closed_by_highs(instance: KvTiering, params: SolveParams, progress: Progress) -> Outcome:
+    """What HiGHS makes of a tiny model in CLOSE_S seconds; where it gives up that is no reason to lose what stands."""
+    limit_s = min(CLOSE_S, progress.remaining_s)
+    within = Progress(replace(params, start=None, time_limit_s=limit_s), lambda plan: evaluate(instance, plan))
+    within.follow(progress)
+    if progress.plan is not None:
+        within.offer(progress.plan)
+    try:
+        exact = highs(instance, within.params, within)
+    except RuntimeError as error:  # numbers of very different sizes: HiGHS refuses the model, or says nothing that can be used
+        return Outcome(stop=progress.should_stop() or "completed", notes=(f"HiGHS was asked to close the gap and did not: {error}",))
+    if within.plan is not None:
+        progress.offer(within.plan)
+    return replace(exact, stop=progress.should_stop() or "completed")
 
 
 def _ascend(dual: Dual, progress: Progress, start: Multipliers | None, rounds: int, stop: Callable[[], bool]) -> Multipliers:

@@ -105,9 +105,9 @@ class Schedules:
             if n >= FOLLOW_AFTER:
                 guide = self._followed(guide, FOLLOW * grown * stiffness, FOLLOW * grown * hold)
         replanner.refresh()
-        for n, weight in enumerate(HARD_WEIGHTS):
+        for weight in HARD_WEIGHTS:
             how = "lanes" if instance.block_steps >= LANES_FROM and weight > 0 else "alone"
-            if (n and self.stop()) or not self._affordable(how):
+            if self.stop() or not self._affordable(how):
                 break
             self._hard(guide_of(at), weight, how)
         return self.best_s < before

@@ -5,8 +5,9 @@ An item's path is taken out, the cheapest path against the others' load is found
 put in.
 
 - Soft sweeps charge the augmented Lagrangian of both couplings. A second of tier k's work in step t costs the weight that the proximal maximum
-  gives it: that of max sum_k w_k y_k - (w - share)^2 / (2 stiffness) over the simplex; a byte held costs (price + stiffness (held - limit))+.
-  Many small items then settle near the linear relaxation's optimum, up to what whole items can do, and capacities are exceeded by little.
+  gives it: that of max sum_k w_k y_k - (w - share)^2 / (2 stiffness) over the simplex, with the curvature of two tiers that both count (of more it is
+  a model); a byte held costs (price + stiffness (held - limit))+. Many small items then settle near the linear relaxation's optimum, up to what
+  whole items can do, and capacities are exceeded by little.
 - Hard sweeps charge the true maximum and forbid what does not fit. After one sweep over all items the schedule is feasible; another one item after
   item, with `weight` 0, never makes it longer. A larger `weight` lets the guide's prices speak where the maximum is indifferent.
 

@@ -39,7 +39,7 @@ def tier_occupancy(ax: Axes, instance: Any, plan: Any) -> None:
         room = float(instance.capacity[k]) / scale
         labels.append(f"{name} ({spoken(room)} {unit})" if np.isfinite(room) else name)
         if np.isfinite(room):
-            limit = ax.stairs(base + room, edges, baseline=None, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
+            limit = ax.stairs(base + room, edges, baseline=None, color=INK, linewidth=1.1, linestyle=(0, (4, 2)), zorder=3)
             highest = max(highest, float((base + room).max()))
         base = top
     if len(names) > 1:
@@ -62,7 +62,7 @@ def tier_times(ax: Axes, instance: Any, plan: Any) -> None:
     done = _replayed(instance, plan)
     edges, mean = _bins(instance.steps)
     names = [tier.name for tier in instance.tiers]
-    unit, scale = _scale(float(done.step_s.max()), (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0)))
+    unit, scale = _scale(float(done.step_s.max()), (("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)))
     longest = mean(done.step_s) / scale
     handles: list[Any] = [ax.stairs(longest, edges, fill=True, color="#DDDDDD", linewidth=0.0)]
     middle = (edges[1:] + edges[:-1]) / 2
