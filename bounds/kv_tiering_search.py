@@ -23,6 +23,8 @@ FIRST_RATE, LAST_RATE = 0.1, 0.001
 COARSE_RATE, COARSE_STEPS = 0.3, 40
 ROUNDS, FIRST_ROUND = 12, 300
 """Rounds of ascent at most, each longer than the one before, and steps of the first."""
+SHORTEST_STRIDE, LONGEST_STRIDE = 4.0, 16.0
+"""What of a price counts as much as a tier's whole share of a step: in typical prices after the coarse ascents, within these many price units."""
 LIVE_CAUTION = 1e-8
 """Relative amount that live bounds stay below the search's own value: more than the slack that capacities get."""
 WORTH = 2e-5
@@ -102,9 +104,11 @@ def search(
     on_best: Callable[[float, Multipliers], None] = lambda value, at: None,
     start: Multipliers | None = None,
     rounds: int = ROUNDS,
+    first: int = 0,
 ) -> tuple[float, Multipliers]:
     """Good multipliers: coarse ascents with few numbers, then rounds of fine ones until a round is not worth it.
 
+    `first`: number of the first round, when a search goes on; rounds become longer and their steps shorter.
     `start`: multipliers of a problem much like this one (another capacity, a shorter trace); the coarse ascents are then left out. Deterministic
     unless `stop` cuts it off, whatever the number of threads.
     """
@@ -146,17 +150,20 @@ def search(
         while windows < dual.instance.steps // 4 and not stop():
             climb(Ascent(COARSE_STEPS, rate, 0.01, unit, windows))
             windows, rate = windows * 16, FIRST_RATE
-    rate, steps, cuts_left, cuts_earned = FIRST_RATE, FIRST_ROUND, dual.cuts.useful, False
-    for number in range(rounds):
+    # Where capacity turns out dear, its prices have far to go.
+    typical = float(np.where(usable_capacity(dual.instance) > 0, at.hold.mean(axis=0), 0.0).max(initial=0.0))
+    stride = float(np.clip(LONGEST_STRIDE * typical, SHORTEST_STRIDE * unit, LONGEST_STRIDE * unit))
+    cuts_left, cuts_earned = dual.cuts.useful, False
+    for number in range(first, first + rounds):
+        rate, steps = FIRST_RATE / 2 ** min(number, 3), FIRST_ROUND * (number + 1)
         # The cuts' weights are noise until the rest stands, and where moves blur the counts they gain nothing: they must earn their place.
         with_cut = cuts_left and (number > 0 or start is not None)
-        worth = climb(Ascent(steps, rate, LAST_RATE * rate / FIRST_RATE, 4 * unit)) > WORTH * abs(best)
+        worth = climb(Ascent(steps, rate, LAST_RATE * rate / FIRST_RATE, stride)) > WORTH * abs(best)
         cuts_earned |= with_cut and worth
-        waiting = cuts_left and not cuts_earned and (not with_cut or number + 1 < rounds)
+        waiting = cuts_left and not cuts_earned
         if stop() or not (worth or waiting):
             break
         cuts_left = cuts_left and (worth or not with_cut)
-        rate, steps = max(rate / 2, FIRST_RATE / 8), steps + FIRST_ROUND
     return best, at
 
 

@@ -70,7 +70,7 @@ def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> 
                 schedules.cycle(at, bounds["lagrangian"].value)
                 idle = 0 if before - schedules.best_s > WORTH * schedules.best_s else idle + 1
                 if idle and rounds < ROUNDS and not stopped():
-                    at = _ascend(dual, progress, at, 1, stopped)
+                    at = _ascend(dual, progress, at, 1, stopped, FIRST_ROUNDS + rounds)
                     better = _kept(instance, at, progress)
                     rounds = rounds + 1 if better.value > bounds["lagrangian"].value * (1 + WORTH / 10) else ROUNDS
                     bounds["lagrangian"] = max(bounds["lagrangian"], better, key=lambda bound: bound.value)
@@ -101,9 +101,9 @@ def _closed_by_highs(instance: KvTiering, params: SolveParams, progress: Progres
     return replace(exact, stop=progress.should_stop() or "completed")
 
 
-def _ascend(dual: Dual, progress: Progress, start: Multipliers | None, rounds: int, stop: Callable[[], bool]) -> Multipliers:
+def _ascend(dual: Dual, progress: Progress, start: Multipliers | None, rounds: int, stop: Callable[[], bool], first: int = 0) -> Multipliers:
     """Multipliers after some rounds of ascent; the live bound follows."""
-    return search(dual, stop, lambda value, at: progress.raise_bound(dual.cautious(value, at)), start, rounds)[1]
+    return search(dual, stop, lambda value, at: progress.raise_bound(dual.cautious(value, at)), start, rounds, first)[1]
 
 
 def _kept(instance: KvTiering, at: Multipliers, progress: Progress) -> Bound:
