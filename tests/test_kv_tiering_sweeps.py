@@ -29,6 +29,8 @@ from headroom.solvers.kv_tiering_sweeps import (
     with_capacity,
 )
 from headroom.sweep import sweep
+from headroom.sweep_solver import Solver
+from headroom.sweep_types import Point
 from tests.kv_tiering_cases import reads, tiny, two_tiers
 
 NOTHING = np.zeros(0, np.int64)
@@ -250,3 +252,21 @@ def test_bounds_over_refuses() -> None:
         bounds_over(hand(), "slow", [1.0])
     with pytest.raises(InputError, match="capacity of fast: must be finite and at least 0, got -1"):
         bounds_over(hand(), "fast", [-1.0])
+
+
+def test_a_plan_for_less_room_serves_where_there_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solves cut short by a limit must not make the answer worse with capacity: here only the least room is solved at all."""
+    instance = hand()
+    tier = instance.tiers[0].name
+    real = Solver._solved
+
+    def cut_short(self: Solver, at: Any, variant: Any, start: Any, floor: Any, fleet: Any) -> Point:
+        if at["capacity"] == 4.0:
+            return real(self, at, variant, None, floor, fleet)
+        everything_slow = make_plan(np.full(variant.blocks, 1), NOTHING, NOTHING, NOTHING)
+        objective = evaluate(variant, everything_slow).objective
+        return Point(at, objective, floor.bound, floor.certified, "solved", "none", "time_limit", everything_slow)
+
+    monkeypatch.setattr(Solver, "_solved", cut_short)
+    found = sweep(instance, "capacity", tier, [4.0, 8.0, 12.0])
+    assert [point.objective for point in found.points] == pytest.approx([8.0] * 3)  # one block above: 4 s a step, where all below take 6 s

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from headroom.describe import fleets_are_means, unit
@@ -189,6 +190,20 @@ class MonotoneSweep(Sweeper):
             middle = (i + j) // 2
             self._answer(order[middle], order[i], order[j])
             waiting += [(i, middle), (middle, j)]
+        if not self.solver.cold:
+            self._hand_on(order)
+
+    def _hand_on(self, order: Sequence[float]) -> None:
+        """A plan at a tighter value is one at every looser value: where a limit cut a solve short it may be the better."""
+        evaluate = load(family_of(self.instance).evaluate)
+        for tighter, looser in pairwise(reversed(order)):
+            given, point = self.found.get(tighter), self.found.get(looser)
+            if given is None or point is None or given.plan is None or not given.objective < point.objective:
+                continue
+            found = evaluate(self.quantity.checked(looser), given.plan)
+            if found.feasible and found.objective < point.objective:
+                fleet = self.quantity.fleet(given.plan)
+                self.found[looser] = replace(point, plan=given.plan, objective=found.objective, parts=found.parts, fleet=fleet)
 
     def _answer(self, value: float, looser: float | None, tighter: float | None) -> Point:
         if value in self.found:
