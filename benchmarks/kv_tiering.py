@@ -28,7 +28,7 @@ from headroom.bounds.kv_tiering import recheck
 from headroom.bounds.kv_tiering_closed import bandwidth_value
 from headroom.bounds.kv_tiering_lagrangian import Multipliers
 from headroom.bounds.kv_tiering_lp import lp_prices
-from headroom.bounds.kv_tiering_search import Dual, search
+from headroom.bounds.kv_tiering_search import ROUNDS, Dual, search
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import SolveParams
 from headroom.instances.kv_tiering import KvTiering
@@ -100,7 +100,7 @@ def linear_program(seeds: range) -> None:
 
 def _searched(instance: KvTiering, rounds: int, cuts: bool) -> float:
     with Dual(instance, THREADS, cuts) as dual:
-        return search(dual, rounds=rounds)[0]
+        return search(dual, rounds=ROUNDS[:rounds])[0]
 
 
 def small(seeds: range) -> None:

@@ -6,7 +6,8 @@ Every point that is looked at is a valid bound, so the search may stop anywhere;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -16,13 +17,21 @@ from headroom.bounds.kv_tiering_lagrangian import Cuts, Multipliers, rounding_cu
 from headroom.instances.kv_tiering import KvTiering
 
 if TYPE_CHECKING:
+    from headroom.solvers.price_ascent import Ascent
     from headroom.solvers.tiered_paths import Answer, Items, Prices
 
 FloatArray = npt.NDArray[np.float64]
-FIRST_RATE, LAST_RATE = 0.1, 0.001
 COARSE_RATE, COARSE_STEPS = 0.3, 40
-ROUNDS, FIRST_ROUND = 12, 300
-"""Rounds of ascent at most, each longer than the one before, and steps of the first."""
+FIRST_RATE, FALL = 0.1, 0.01
+"""Length of the first steps of an ascent, and what of it is left at its end."""
+ROUNDS = tuple((FIRST_RATE / 2 ** min(number, 3), 300 * (number + 1)) for number in range(12))
+"""Rounds of ascent: length of their first steps, and how many steps."""
+WARM_ROUNDS = ((0.02, 300), (0.01, 600))
+"""Rounds from a neighbour's multipliers take short steps: long ones lose what it knew."""
+SAMPLE_READS, WINDOW_READS = 4_000_000, 200
+"""Above some times so many reads the coarse ascents look at a sample of the blocks, in windows of so many of the sample's reads at least."""
+SHORTEST_ROUND = 10
+"""Steps of a round at least, however little time is left."""
 SHORTEST_STRIDE, LONGEST_STRIDE = 4.0, 16.0
 """What of a price counts as much as a tier's whole share of a step: in typical prices after the coarse ascents, within these many price units."""
 LIVE_CAUTION = 1e-8
@@ -43,11 +52,14 @@ def items_of(instance: KvTiering) -> Items:
 class Dual:
     """The dual function of one instance: value and a supergradient at any multipliers."""
 
-    def __init__(self, instance: KvTiering, threads: int = 1, cuts: bool = True) -> None:
+    def __init__(self, instance: KvTiering, threads: int = 1, cuts: bool = True, items: Items | None = None) -> None:
+        """`items`: some of the instance's blocks, to stand for all of them: an estimate then, no bound."""
         from headroom.solvers.tiered_paths import PathEngine
 
         self.instance = instance
-        self.items = items_of(instance)
+        self.items = items_of(instance) if items is None else items
+        self._threads = threads
+        self._stand_for = 1.0 if items is None else instance.blocks / items.count
         self.cuts = rounding_cuts(instance)
         if not cuts:
             self.cuts = Cuts(np.zeros(instance.steps), np.zeros(instance.steps))
@@ -59,6 +71,14 @@ class Dual:
 
     def __exit__(self, *_: object) -> None:
         self.engine.close()
+
+    def sampled(self) -> Dual:
+        """The dual function's estimate from a sample of the blocks, about `SAMPLE_READS` of their reads; itself where there are few."""
+        share = SAMPLE_READS / max(len(self.items.step), 1)
+        if share > 0.5:
+            return self
+        some = np.sort(np.random.default_rng(0).permutation(self.items.count)[: max(1, int(share * self.items.count))])
+        return Dual(self.instance, self._threads, items=self.items.some(some))
 
     def start(self) -> Multipliers:
         """Multipliers of the bandwidth bound: tiers share each step by their bandwidth, capacity is free."""
@@ -80,7 +100,8 @@ class Dual:
 
     def at(self, point: Multipliers) -> tuple[float, Multipliers]:
         """The dual function's value, and a supergradient in the multipliers' own shapes."""
-        return self.combine(point, self.engine.solve(self.prices(point)))
+        answer = self.engine.solve(self.prices(point))
+        return self.combine(point, answer if self._stand_for == 1.0 else answer.times(self._stand_for))
 
     def cautious(self, value: float, at: Multipliers) -> float:
         """A little less than what `certified_value` will make of the value at these multipliers."""
@@ -103,68 +124,112 @@ def search(
     stop: Callable[[], bool] = lambda: False,
     on_best: Callable[[float, Multipliers], None] = lambda value, at: None,
     start: Multipliers | None = None,
-    rounds: int = ROUNDS,
-    first: int = 0,
+    rounds: Sequence[tuple[float, int]] = ROUNDS,
+    remaining_s: Callable[[], float] = lambda: math.inf,
 ) -> tuple[float, Multipliers]:
-    """Good multipliers: coarse ascents with few numbers, then rounds of fine ones until a round is not worth it.
+    """Good multipliers: coarse ascents with few numbers, then `rounds` of fine ones until a round is not worth it.
 
-    `first`: number of the first round, when a search goes on; rounds become longer and their steps shorter.
-    `start`: multipliers of a problem much like this one (another capacity, a shorter trace); the coarse ascents are then left out. Deterministic
-    unless `stop` cuts it off, whatever the number of threads.
+    `start`: multipliers of this problem or of one much like it (another capacity, a shorter trace); the coarse ascents are then left out.
+    `remaining_s`: a round that would last longer has fewer steps, which shorten the faster. Deterministic unless `stop` or `remaining_s` cuts it off,
+    whatever the number of threads.
     """
-    from headroom.solvers.price_ascent import Ascent, Point, ascend
-
-    width = len(dual.instance.tiers)
-    with_cut = False
-
-    def multipliers(point: Point) -> Multipliers:
-        cut = point.share[:, width] if with_cut else np.zeros(len(point.share))
-        return Multipliers(point.share[:, :width], cut, point.price)
-
-    def point_of(at: Multipliers) -> Point:
-        return Point(np.column_stack([at.tiers, at.cut]) if with_cut else at.tiers, at.hold)
-
-    def function(point: Point) -> tuple[float, Point]:
-        value, slope = dual.at(multipliers(point))
-        return value, point_of(slope)
-
-    best, at = -math.inf, start or dual.start()
-
-    def climb(ascent: Ascent) -> float:
-        """What an ascent from the best point gains."""
-        nonlocal best, at
-
-        def report(value: float, point: Point) -> None:
-            if value > best:
-                on_best(value, multipliers(point))
-
-        before = best
-        value, point = ascend(function, point_of(at), ascent, stop, report)
-        if value > best:
-            best, at = value, multipliers(point)
-        return best - before
-
-    unit = price_unit(dual.instance)
-    if start is None:
-        windows, rate = 1, COARSE_RATE
-        while windows < dual.instance.steps // 4 and not stop():
-            climb(Ascent(COARSE_STEPS, rate, 0.01, unit, windows))
-            windows, rate = windows * 16, FIRST_RATE
+    at = _coarse(dual, stop, on_best) if start is None else start
+    fine = _Climb(dual, at, stop, on_best, remaining_s)
     # Where capacity turns out dear, its prices have far to go.
+    unit = price_unit(dual.instance)
     typical = float(np.where(usable_capacity(dual.instance) > 0, at.hold.mean(axis=0), 0.0).max(initial=0.0))
     stride = float(np.clip(LONGEST_STRIDE * typical, SHORTEST_STRIDE * unit, LONGEST_STRIDE * unit))
     cuts_left, cuts_earned = dual.cuts.useful, False
-    for number in range(first, first + rounds):
-        rate, steps = FIRST_RATE / 2 ** min(number, 3), FIRST_ROUND * (number + 1)
+    for number, (rate, steps) in enumerate(rounds):
         # The cuts' weights are noise until the rest stands, and where moves blur the counts they gain nothing: they must earn their place.
         with_cut = cuts_left and (number > 0 or start is not None)
-        worth = climb(Ascent(steps, rate, LAST_RATE * rate / FIRST_RATE, stride)) > WORTH * abs(best)
+        worth = fine.climb(steps, rate, stride, with_cut) > WORTH * abs(fine.best)
         cuts_earned |= with_cut and worth
         waiting = cuts_left and not cuts_earned
         if stop() or not (worth or waiting):
             break
         cuts_left = cuts_left and (worth or not with_cut)
-    return best, at
+    return fine.best, fine.at
+
+
+def _coarse(dual: Dual, stop: Callable[[], bool], on_best: Callable[[float, Multipliers], None]) -> Multipliers:
+    """Where to set out from: ascents whose steps are common to windows of steps, ever more of them."""
+    from headroom.solvers.price_ascent import Ascent
+
+    steps, unit = dual.instance.steps, price_unit(dual.instance)
+    at = dual.start()
+    sample = dual.sampled()
+    most = steps // 4 if sample is dual else min(steps // 4, len(sample.items.step) // WINDOW_READS)
+    try:
+        climb = _Climb(dual, at, stop, on_best) if sample is dual else _Climb(sample, at, stop)
+        windows, rate = 1, COARSE_RATE
+        while windows < most and not stop():
+            climb.along(Ascent(COARSE_STEPS, rate, 0.01, unit, windows), False)
+            windows, rate = windows * 16, FIRST_RATE
+    finally:
+        if sample is not dual:
+            sample.engine.close()
+    return climb.at
+
+
+class _Climb:
+    """Ascents from the best multipliers so far."""
+
+    def __init__(
+        self,
+        dual: Dual,
+        at: Multipliers,
+        stop: Callable[[], bool],
+        on_best: Callable[[float, Multipliers], None] = lambda value, at: None,
+        remaining_s: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        self.best, self.at = -math.inf, at
+        self._dual, self._stop, self._on_best, self._remaining_s = dual, stop, on_best, remaining_s
+        self._evaluation_s = 0.0
+
+    def climb(self, steps: int, rate: float, stride: float, with_cut: bool) -> float:
+        """What a round of fine ascent gains, in as many steps as there is time for."""
+        from headroom.solvers.price_ascent import Ascent
+
+        if not self._evaluation_s and math.isfinite(self._remaining_s()):
+            self._evaluate(self.at)
+        left = self._remaining_s()
+        if math.isfinite(left):
+            steps = min(steps, max(SHORTEST_ROUND, int(left / max(self._evaluation_s, 1e-9))))
+        return self.along(Ascent(steps, rate, FALL * rate, stride), with_cut)
+
+    def along(self, ascent: Ascent, with_cut: bool) -> float:
+        """What an ascent gains."""
+        from headroom.solvers.price_ascent import Point, ascend
+
+        width = len(self._dual.instance.tiers)
+
+        def multipliers(point: Point) -> Multipliers:
+            cut = point.share[:, width] if with_cut else np.zeros(len(point.share))
+            return Multipliers(point.share[:, :width], cut, point.price)
+
+        def point_of(at: Multipliers) -> Point:
+            return Point(np.column_stack([at.tiers, at.cut]) if with_cut else at.tiers, at.hold)
+
+        def function(point: Point) -> tuple[float, Point]:
+            value, slope = self._evaluate(multipliers(point))
+            return value, point_of(slope)
+
+        def report(value: float, point: Point) -> None:
+            if value > self.best:
+                self._on_best(value, multipliers(point))
+
+        before = self.best
+        value, point = ascend(function, point_of(self.at), ascent, self._stop, report)
+        if value > self.best:
+            self.best, self.at = value, multipliers(point)
+        return self.best - before
+
+    def _evaluate(self, at: Multipliers) -> tuple[float, Multipliers]:
+        started = time.perf_counter()
+        found = self._dual.at(at)
+        self._evaluation_s = time.perf_counter() - started
+        return found
 
 
 def price_unit(instance: KvTiering) -> float:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import replace
 
 from headroom.bounds.kv_tiering import bandwidth, hit_volume, lagrangian_bound
@@ -22,13 +22,14 @@ from headroom.solvers.kv_tiering_highs import highs, model_arcs
 from headroom.solvers.kv_tiering_primal import Schedules
 from headroom.solvers.kv_tiering_sweeps import sensitivity
 
+Rounds = tuple[tuple[float, int], ...]
 FIRST_ROUNDS = 2
 """Rounds of ascent before the first schedules; the others follow when schedules no longer gain."""
 IDLE_CYCLES, SMALL_IDLE_CYCLES, SMALL_BLOCK_STEPS = 3, 12, 100_000
 """Cycles without a better schedule after which the search ends; small instances, where a cycle takes a moment, have more."""
 WORTH = 1e-4
 """A cycle that gains a smaller part is idle."""
-DUAL_SHARE = 0.4
+DUAL_SHARE = 0.3
 """Part of a time limit that the first ascent may take."""
 CLOSE_S = 10.0
 """Seconds that HiGHS has for it."""
@@ -56,23 +57,34 @@ def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> 
     def stopped() -> bool:
         return progress.should_stop() is not None
 
+    def ascend(dual: Dual, start: Multipliers | None, rounds: Rounds, until_s: float = math.inf) -> Multipliers:
+        """Multipliers after some rounds of ascent, which ends in time; the live bound follows."""
+
+        def left_s() -> float:
+            return min(progress.remaining_s, until_s - progress.elapsed_s)
+
+        def report(value: float, at: Multipliers) -> None:
+            progress.raise_bound(dual.cautious(value, at))
+
+        return search(dual, lambda: stopped() or left_s() <= 0, report, start, rounds, left_s)[1]
+
     with Dual(instance, params.threads) as dual:
         schedules = Schedules(instance, dual.items, params.rng(), params.threads, progress.offer, stopped, lambda: progress.remaining_s)
         try:
             schedules.begin(progress.plan if isinstance(progress.plan, TieringPlan) else None)
             until = progress.elapsed_s + DUAL_SHARE * progress.remaining_s
-            at = _ascend(dual, progress, None, FIRST_ROUNDS, lambda: stopped() or progress.elapsed_s > until)
+            at = ascend(dual, None, ROUNDS[:FIRST_ROUNDS], until)
             bounds["lagrangian"] = _kept(instance, at, progress)
-            idle = rounds = 0
+            idle, rounds = 0, ROUNDS[FIRST_ROUNDS:]
             patience = SMALL_IDLE_CYCLES if instance.block_steps <= SMALL_BLOCK_STEPS else IDLE_CYCLES
             while idle < patience and not stopped() and not _closed(progress):
                 before = schedules.best_s
                 schedules.cycle(at, bounds["lagrangian"].value)
                 idle = 0 if before - schedules.best_s > WORTH * schedules.best_s else idle + 1
-                if idle and rounds < ROUNDS and not stopped():
-                    at = _ascend(dual, progress, at, 1, stopped, FIRST_ROUNDS + rounds)
+                if idle and rounds and not stopped():
+                    at = ascend(dual, at, rounds[:1])
                     better = _kept(instance, at, progress)
-                    rounds = rounds + 1 if better.value > bounds["lagrangian"].value * (1 + WORTH / 10) else ROUNDS
+                    rounds = rounds[1:] if better.value > bounds["lagrangian"].value * (1 + WORTH / 10) else ()
                     bounds["lagrangian"] = max(bounds["lagrangian"], better, key=lambda bound: bound.value)
         finally:
             schedules.close()
@@ -99,11 +111,6 @@ def _closed_by_highs(instance: KvTiering, params: SolveParams, progress: Progres
     if within.plan is not None:
         progress.offer(within.plan)
     return replace(exact, stop=progress.should_stop() or "completed")
-
-
-def _ascend(dual: Dual, progress: Progress, start: Multipliers | None, rounds: int, stop: Callable[[], bool], first: int = 0) -> Multipliers:
-    """Multipliers after some rounds of ascent; the live bound follows."""
-    return search(dual, stop, lambda value, at: progress.raise_bound(dual.cautious(value, at)), start, rounds, first)[1]
 
 
 def _kept(instance: KvTiering, at: Multipliers, progress: Progress) -> Bound:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from headroom.bounds.kv_tiering import lagrangian_bound
 from headroom.bounds.kv_tiering_lagrangian import Multipliers, usable_capacity
-from headroom.bounds.kv_tiering_search import Dual, price_unit, search
+from headroom.bounds.kv_tiering_search import ROUNDS, WARM_ROUNDS, Dual, search
 from headroom.formulations.kv_tiering import Replay, TieringPlan, replay
 from headroom.formulations.quantities import Quantity
 from headroom.formulations.types import Plan
@@ -33,8 +33,6 @@ MOST_WORK = 1_000_000
 STEP_WORK = 20
 """A step takes the search about as long as so many reads."""
 BOUND_ROUNDS = 2
-WARM_RATE, WARM_STEPS = 0.02, 300
-"""Steps from a neighbour's multipliers are short ones: long ones lose what it knew. The second round is twice as long at half the rate."""
 
 
 def capacity(instance: KvTiering, index: str) -> Quantity:
@@ -71,7 +69,7 @@ def capacity(instance: KvTiering, index: str) -> Quantity:
         if len(variant.reads.block) + STEP_WORK * variant.steps > MOST_WORK or usable_capacity(variant)[k] == 0:
             return None
         with Dual(variant) as function:
-            _, found = climb_from(function, search(function, rounds=1)[1], rounds=1)
+            _, found = climb_from(function, search(function, rounds=ROUNDS[:1])[1], rounds=1)
         return float(found.hold[:, k].sum())
 
     return Quantity(
@@ -158,7 +156,7 @@ def bounds_over(instance: KvTiering, tier: str, capacities: Sequence[float], thr
         variant = quantity.checked(value)
         assert isinstance(variant, KvTiering)
         with Dual(variant, threads) as dual:
-            begun = search(dual, rounds=BOUND_ROUNDS)
+            begun = search(dual, rounds=ROUNDS[:BOUND_ROUNDS])
             if start is not None:
                 if usable_capacity(variant)[k] == 0:
                     hold = start.hold.copy()
@@ -175,30 +173,9 @@ def climb_from(dual: Dual, start: Multipliers, rounds: int) -> tuple[float, Mult
 
     The rounding cuts' weights begin at nothing: what is right for them hangs on counts of blocks that another capacity changes.
     """
-    from headroom.solvers.price_ascent import Ascent, Point, ascend
-
-    width, unit = len(dual.instance.tiers), 4 * price_unit(dual.instance)
-    with_cut = dual.cuts.useful
-
-    def multipliers(point: Point) -> Multipliers:
-        return Multipliers(point.share[:, :width], point.share[:, width] if with_cut else np.zeros(len(point.share)), point.price)
-
-    def point_of(at: Multipliers) -> Point:
-        return Point(np.column_stack([at.tiers, at.cut]) if with_cut else at.tiers, at.hold)
-
-    def function(point: Point) -> tuple[float, Point]:
-        value, slope = dual.at(multipliers(point))
-        return value, point_of(slope)
-
-    best, at = dual.at(start)[0], start
     share = start.tiers / np.maximum(start.tiers.sum(axis=1, keepdims=True), 1e-12)
-    point = point_of(Multipliers(share, np.zeros(len(share)), start.hold))
-    for number in range(rounds):
-        rate = WARM_RATE / 2**number
-        value, point = ascend(function, point, Ascent(WARM_STEPS * (number + 1), rate, rate / 30, unit))
-        if value > best:
-            best, at = value, multipliers(point)
-    return best, at
+    without_cuts = Multipliers(share, np.zeros(len(share)), start.hold)
+    return max((dual.at(start)[0], start), search(dual, start=without_cuts, rounds=WARM_ROUNDS[:rounds]), key=lambda found: found[0])
 
 
 def _nothing(variant: KvTiering, plan: Plan) -> Iterator[Plan]:

@@ -62,6 +62,15 @@ class Items:
         first = self.first[begin : end + 1] - self.first[begin]
         return Items(self.steps, self.tiers, self.size[some], self.start[some], self.end[some], first, self.step[events], amount, self.inclusive)
 
+    def some(self, items: IntArray) -> Items:
+        """These items alone. O(their events)."""
+        count = np.diff(self.first)[items]
+        first = np.concatenate([[0], np.cumsum(count)])
+        events = np.arange(first[-1]) + np.repeat(self.first[items] - first[:-1], count)
+        amount = None if self.amount is None else self.amount[events]
+        life = (self.size[items], self.start[items], self.end[items])
+        return Items(self.steps, self.tiers, *life, first, self.step[events], amount, self.inclusive)
+
     def cuts(self, parts: int) -> list[int]:
         """Where to cut the items into parts of about equal work."""
         work = np.cumsum(np.diff(self.first) + 8)
@@ -105,6 +114,10 @@ class Answer:
     def __add__(self, other: Answer) -> Answer:
         sums = (self.read + other.read, self.written + other.written, self.held + other.held, self.missed + other.missed)
         return Answer(self.value + other.value, *sums)
+
+    def times(self, factor: float) -> Answer:
+        """What so many times the items would answer."""
+        return Answer(self.value * factor, self.read * factor, self.written * factor, self.held * factor, self.missed * factor)
 
 
 class PathEngine:

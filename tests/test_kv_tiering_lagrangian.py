@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from headroom.bounds import kv_tiering_search
 from headroom.bounds.certificates import CertificateError
 from headroom.bounds.kv_tiering import lagrangian_bound, recheck
 from headroom.bounds.kv_tiering_lagrangian import Multipliers, certified_value, multipliers_of, rounding_cuts, usable_capacity
 from headroom.bounds.kv_tiering_lp import lp, lp_prices
-from headroom.bounds.kv_tiering_search import Dual, search
+from headroom.bounds.kv_tiering_search import ROUNDS, SHORTEST_ROUND, Dual, search
 from headroom.formulations.kv_tiering import evaluate, make_plan
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import Bound, SolveParams
@@ -150,7 +151,7 @@ def test_search_and_linear_program_and_optimum() -> None:
         instance, best = KvTiering(**data), Oracle(data).best()
         program = lp_prices(instance, PARAMS, Progress(PARAMS))
         with Dual(instance, cuts=False) as dual:
-            value, at = search(dual, rounds=1)
+            value, at = search(dual, rounds=ROUNDS[:1])
         # Capacities are multiples of the size, so without cuts the best multipliers are the linear program's.
         assert not at.cut.any()
         assert value <= program.claimed * (1 + 1e-7) + 1e-12 * best, seed
@@ -160,7 +161,7 @@ def test_search_and_linear_program_and_optimum() -> None:
             highs(instance, PARAMS, progress)
             assert progress.objective == pytest.approx(best, rel=1e-6), seed
         with Dual(instance) as dual:
-            value, at = search(dual, rounds=2)
+            value, at = search(dual, rounds=ROUNDS[:2])
         certified = certified_value(instance, at.certificate())
         assert certified <= best * EXACT
         assert certified == pytest.approx(max(value, 0.0), rel=1e-6, abs=1e-7 * best)
@@ -174,11 +175,11 @@ def test_search_comes_near_the_linear_program(seed: int) -> None:
     instance = KvTiering(**drifting(20, 12, 0.3, 0.2, 0.25, [4, 16][seed // 3], seed, **changes))
     program = lp_prices(instance, PARAMS, Progress(PARAMS))
     with Dual(instance, cuts=False) as dual:
-        value, at = search(dual, rounds=2)
+        value, at = search(dual, rounds=ROUNDS[:2])
     assert 0.999 * program.claimed <= value <= program.claimed * (1 + 1e-7)
     assert certified_value(instance, at.certificate()) == pytest.approx(value, rel=1e-7)
     with Dual(instance) as dual:
-        value, _ = search(dual, rounds=2)
+        value, _ = search(dual, rounds=ROUNDS[:2])
     assert value >= 0.999 * program.claimed
     if seed == 0:
         assert value >= 1.03 * program.claimed  # steps read 6 blocks: halves of reads are worth a lot
@@ -281,7 +282,7 @@ def proved() -> tuple[KvTiering, dict[str, Any]]:
     """An instance, and a document with a plan (all below, nothing moves) and a Lagrangian bound."""
     instance = KvTiering(**drifting(12, 8, 0.5, 0.3, 0.25, 4, 1))
     with Dual(instance) as dual:
-        _, at = search(dual, rounds=2)
+        _, at = search(dual, rounds=ROUNDS[:2])
     bound = lagrangian_bound(instance, at)
     plan = make_plan(np.ones(12, np.int64), NOTHING, NOTHING, NOTHING)
     return instance, {"schema": "headroom/plan/1", "family": "kv_tiering", "plan": plan.dump(), "bounds": [bound.document()]}
@@ -354,3 +355,40 @@ def test_recheck_of_a_large_instance_is_quick() -> None:
     began = time.process_time()
     assert certified_value(instance, at.certificate()) >= 0.0
     assert time.process_time() - began < 3.0  # 0.3 s on an idle core
+
+
+def test_a_sample_of_the_blocks_finds_where_to_set_out_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = KvTiering(**drifting(200, 60, 0.2, 0.2, 0.25, 8, 0))
+    with Dual(instance) as dual:
+        start = dual.start()
+        whole_value, whole_slope = dual.at(start)
+        everything, _ = search(dual, rounds=ROUNDS[:1])
+        monkeypatch.setattr(kv_tiering_search, "SAMPLE_READS", len(instance.reads.block) // 4)
+        with dual.sampled() as sample:
+            assert sample.items.count == 50
+            value, slope = sample.at(start)
+        assert value == pytest.approx(whole_value, rel=0.15)
+        assert slope.tiers.sum() == pytest.approx(whole_slope.tiers.sum(), rel=0.15)
+        # What the sample says is an estimate: the search may report nothing but what all blocks together prove.
+        reported: list[tuple[float, Multipliers]] = []
+        found, at = search(dual, on_best=lambda value, at: reported.append((value, at)), rounds=ROUNDS[:1])
+        assert dual.at(at)[0] == pytest.approx(found, rel=1e-12)
+        for live, point in reported:
+            assert dual.at(point)[0] == pytest.approx(live, rel=1e-12)
+    assert found >= 0.995 * everything
+
+
+def test_a_round_has_as_many_steps_as_there_is_time_for() -> None:
+    instance = KvTiering(**drifting(20, 12, 0.3, 0.2, 0.25, 4, 0))
+    with Dual(instance) as dual:
+        calls = [0]
+        asked = dual.at
+
+        def counted(point: Multipliers) -> tuple[float, Multipliers]:
+            calls[0] += 1
+            return asked(point)
+
+        dual.at = counted  # type: ignore[method-assign]
+        value, at = search(dual, start=dual.start(), rounds=((0.1, 300),), remaining_s=lambda: 1e-12)
+    assert calls[0] == 1 + SHORTEST_ROUND
+    assert certified_value(instance, at.certificate()) == pytest.approx(value, rel=1e-7)

@@ -10,7 +10,7 @@ import pytest
 
 from headroom import plots
 from headroom.bounds.kv_tiering import lagrangian_bound
-from headroom.bounds.kv_tiering_search import Dual, search
+from headroom.bounds.kv_tiering_search import ROUNDS, Dual, search
 from headroom.cli_sweep import values_of
 from headroom.cli_sweep_text import as_text
 from headroom.formulations.kv_tiering import evaluate, make_plan
@@ -233,7 +233,7 @@ def test_bounds_over_are_no_worse_than_cold_ones() -> None:
     instance = random_rows(7)
     for room, value, _ in bounds_over(instance, "fast", [18.0, 0.0, 12.0]):
         with Dual(with_capacity(instance, 0, room)) as dual:
-            cold, _ = search(dual, rounds=2)
+            cold, _ = search(dual, rounds=ROUNDS[:2])
         assert value >= cold * (1 - 1e-9)
 
 
@@ -241,7 +241,7 @@ def test_bounds_over_are_no_worse_than_cold_ones() -> None:
 def test_climbing_never_loses(seed: int) -> None:
     instance = KvTiering(name="tiny", **tiny(seed))
     with Dual(instance) as dual:
-        begun, at = search(dual, rounds=1)
+        begun, at = search(dual, rounds=ROUNDS[:1])
         value, climbed = climb_from(dual, at, 1)
         assert value >= begun
         assert dual.at(climbed)[0] == pytest.approx(value, rel=1e-12)
