@@ -8,7 +8,6 @@ every model: `clusters` adds transitions, `steps` a load trace, `scenarios` more
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from headroom.instances.expert_placement_generators import (
     planted_transitions,
     whole,
 )
+from headroom.instances.presets import build, origin
 
 Builder = Callable[..., dict[str, Any]]
 """f(rng, **settings) -> the fields of an instance, and "provenance". Keyword-only parameters are the preset's settings."""
@@ -219,15 +219,5 @@ def make(name: str, rng: np.random.Generator, overrides: Mapping[str, Any]) -> E
 
     Raises `InputError` for an unknown preset or field, and for what the instance does not admit.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset {shown(name)} is unknown; expected one of {', '.join(PRESETS)}")
-    builder = PRESETS[name]
-    settings = [parameter.name for parameter in inspect.signature(builder).parameters.values() if parameter.kind is parameter.KEYWORD_ONLY]
-    changes = dict(overrides)
-    known = set(ExpertPlacement.model_fields) - {"name", "provenance"}
-    unknown = sorted(set(changes) - known - set(settings))
-    if unknown:
-        raise InputError(f"field {shown(unknown[0])} is unknown; expected one of {', '.join([*settings, *sorted(known)])}")
-    data = builder(rng, **{setting: changes.pop(setting) for setting in settings if setting in changes})
-    facts = data.pop("provenance", {})
-    return ExpertPlacement(name=name, provenance={"preset": name, "overrides": dict(overrides), **facts}, **(data | changes))
+    data, changes = build(PRESETS, ExpertPlacement, name, rng, overrides)
+    return ExpertPlacement(**origin(name, overrides, data.pop("provenance", None)), **(data | changes))

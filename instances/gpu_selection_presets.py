@@ -6,7 +6,6 @@ A preset is a function f(rng, **settings) that returns an instance's fields; its
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from headroom.instances import gpu_selection_presets_epochs, gpu_selection_prese
 from headroom.instances.errors import InputError, shown
 from headroom.instances.gpu_selection import GpuSelection
 from headroom.instances.gpu_selection_presets_pooled import Builder
+from headroom.instances.presets import build, origin
 
 PRESETS: Mapping[str, Builder] = {
     **gpu_selection_presets_pooled.PRESETS,
@@ -30,22 +30,12 @@ def make(name: str, rng: np.random.Generator, overrides: Mapping[str, Any]) -> G
     All rates are scaled to `total_rate_per_s` requests/s: the sum over the work items (prefill and decode of a bucket count once), over epochs
     the mean of it. Raises `InputError` for an unknown preset or field.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset {shown(name)} is unknown; expected one of {', '.join(PRESETS)}")
-    builder = PRESETS[name]
-    settings = [parameter.name for parameter in inspect.signature(builder).parameters.values() if parameter.kind is parameter.KEYWORD_ONLY]
-    changes = dict(overrides)
-    total = None if "total_rate_per_s" in settings else changes.pop("total_rate_per_s", None)
-    known = set(GpuSelection.model_fields) - {"name", "provenance"}
-    unknown = sorted(set(changes) - known - set(settings))
-    if unknown:
-        expected = ", ".join(dict.fromkeys(["total_rate_per_s", *settings]))
-        raise InputError(f"field {shown(unknown[0])} is unknown; expected {expected} or one of {', '.join(sorted(known))}")
-    data = builder(rng, **{setting: changes.pop(setting) for setting in settings if setting in changes})
-    facts = data.pop("provenance", {})
+    data, changes = build(PRESETS, GpuSelection, name, rng, overrides, common=("total_rate_per_s",))
+    facts = data.pop("provenance", None)
+    total = changes.pop("total_rate_per_s", None)
     if total is not None:
         data |= _scaled(data, total)
-    return GpuSelection(name=name, provenance={"preset": name, "overrides": dict(overrides), **facts}, **(data | changes))
+    return GpuSelection(**origin(name, overrides, facts), **(data | changes))
 
 
 def _scaled(data: Mapping[str, Any], total: Any) -> dict[str, Any]:

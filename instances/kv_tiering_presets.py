@@ -11,7 +11,6 @@ the end), the newest 256 tokens that are always read, and the share of the rest 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +30,7 @@ from headroom.instances.kv_tiering_generators import (
     trace_model,
     whole,
 )
+from headroom.instances.presets import build, origin
 
 Builder = Callable[..., KvTiering]
 """f(rng, **settings) -> an instance. Keyword-only parameters are the preset's settings."""
@@ -268,24 +268,6 @@ PRESETS: Mapping[str, Builder] = {
     "drift-0.5": drift_preset(0.5),
     "drift-lp": drift_preset(0.1, 500, 100),
 }
-SUMMARIES: Mapping[str, str] = {
-    "toy": "4 blocks, 6 steps, two tiers: small enough to solve by hand",
-    "toy-inclusive": "6 blocks, 10 steps; the slow tier keeps a copy, so evictions are free",
-    "toy-three-tier": "7 blocks, 10 steps, three tiers, births and deaths",
-    "toy-bytes": "6 blocks of different sizes, 10 steps that read parts of blocks",
-    "small-drift": "150 equal blocks x 40 steps, a tenth of the read set replaced each step",
-    "gh200-llama3.1-8b": "Fang et al.'s GH200 and LLaMA-3.1-8B at 1/16 of its tokens; --set scale=1 for the whole",
-    "gh200-llama3.1-8b-scaled": "the same at 1/64 in pages of 4 tokens, low randomness",
-    "gh200-llama3.1-8b-scaled-random": "the same at 1/64 in pages of 4 tokens, high randomness",
-    "h100-pcie": "Llama-3-8B on an H100, host memory over PCIe: a batch of long conversations that come and go",
-    "three-tier-ssd": "HBM, DRAM, SSD that keeps a copy; 2,000 blocks x 300 steps",
-    "four-tier-cxl": "HBM, DRAM, CXL, SSD; four layers of a sequence with heavy hitters",
-    "drift-0.02": "4,000 equal blocks x 500 steps, 2 % of the read set replaced each step",
-    "drift-0.1": "4,000 equal blocks x 500 steps, 10 % of the read set replaced each step",
-    "drift-0.5": "4,000 equal blocks x 500 steps, half of the read set replaced each step",
-    "drift-lp": "500 equal blocks x 100 steps: the whole LP can still be solved",
-}
-"""What each preset is, in one line."""
 
 
 def make(name: str, rng: np.random.Generator, overrides: Mapping[str, Any]) -> KvTiering:
@@ -293,16 +275,6 @@ def make(name: str, rng: np.random.Generator, overrides: Mapping[str, Any]) -> K
 
     Raises `InputError` for an unknown preset or field, and for what the instance does not admit.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset {shown(name)} is unknown; expected one of {', '.join(PRESETS)}")
-    builder = PRESETS[name]
-    settings = [parameter.name for parameter in inspect.signature(builder).parameters.values() if parameter.kind is parameter.KEYWORD_ONLY]
-    changes = dict(overrides)
-    known = set(KvTiering.model_fields) - {"name", "provenance"}
-    unknown = sorted(set(changes) - known - set(settings))
-    if unknown:
-        raise InputError(f"field {shown(unknown[0])} is unknown; expected one of {', '.join([*settings, *sorted(known)])}")
-    made = builder(rng, **{setting: changes.pop(setting) for setting in settings if setting in changes})
-    origin = {"name": name, "provenance": {"preset": name, "overrides": dict(overrides)}}
+    made, changes = build(PRESETS, KvTiering, name, rng, overrides)
     # A trace may be huge: the name and origin are ours and need no second check of it.
-    return made.replace(**origin, **changes) if changes else made.model_copy(update=origin)
+    return made.replace(**origin(name, overrides), **changes) if changes else made.model_copy(update=origin(name, overrides))

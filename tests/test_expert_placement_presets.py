@@ -23,6 +23,7 @@ from headroom.instances.expert_placement_generators import (
     zipf_loads,
 )
 from headroom.instances.expert_placement_presets import PRESETS, make
+from headroom.registry import FAMILIES
 from headroom.solvers.highs import solve_mip
 from headroom.solvers.standard_form import standard_form
 from tests.import_samples import real_file
@@ -178,8 +179,9 @@ def test_the_figures_measured_on_real_routing() -> None:
 # ---- Presets -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_preset_is_tested_here() -> None:
+def test_every_preset_is_tested_here_and_listed_by_the_registry() -> None:
     assert set(PRESETS) == {*TOYS, *SIZES}
+    assert list(FAMILIES["expert_placement"].presets) == list(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)

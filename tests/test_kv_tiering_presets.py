@@ -26,7 +26,8 @@ from headroom.instances.kv_tiering_generators import (
     trace_bytes,
     trace_model,
 )
-from headroom.instances.kv_tiering_presets import DECODE_TOKENS, KV_ENTRY_BYTES, LAYERS, PRESETS, PROMPT_TOKENS, SUMMARIES, WEIGHT_BYTES, make
+from headroom.instances.kv_tiering_presets import DECODE_TOKENS, KV_ENTRY_BYTES, LAYERS, PRESETS, PROMPT_TOKENS, WEIGHT_BYTES, make
+from headroom.registry import FAMILIES
 
 IntArray = npt.NDArray[np.int64]
 TIERS = (TierShare("fast", 0.25, 8.0, 4.0), TierShare("slow", None, 1.0, 1.0))
@@ -289,8 +290,8 @@ def test_settings_out_of_range_are_named(setting: str, value: Any) -> None:
 # ---- Presets --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_preset_has_a_summary_and_says_where_it_comes_from() -> None:
-    assert list(SUMMARIES) == list(PRESETS)
+def test_the_registry_lists_the_presets_and_each_says_where_it_comes_from() -> None:
+    assert list(FAMILIES["kv_tiering"].presets) == list(PRESETS)
     instance = preset("drift-lp", drift=0.2)
     assert instance.name == "drift-lp"
     assert instance.provenance == {"preset": "drift-lp", "overrides": {"drift": 0.2}}
