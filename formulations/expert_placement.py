@@ -37,14 +37,14 @@ Scenarios, the optimal split and moves are ours.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from headroom.formulations.tolerances import FEASIBILITY
 from headroom.formulations.types import Evaluation, Plan, Violation
-from headroom.instances.arrays import numbers
+from headroom.instances.arrays import Numbers
 from headroom.instances.errors import InputError
 from headroom.instances.expert_placement import ExpertPlacement
 
@@ -63,8 +63,8 @@ class ExpertPlan(Plan):
 
     optional_arrays: ClassVar[frozenset[str]] = frozenset({"share"})
 
-    slot_expert: numbers("slot_expert", "[layer][slot]", whole=True, most=1e6)  # type: ignore[valid-type]
-    share: numbers("share", "[scenario][layer][slot]", most=1e9) | None = None  # type: ignore[valid-type]
+    slot_expert: Annotated[IntArray, Numbers("slot_expert", "[layer][slot]", whole=True, most=1e6)]
+    share: Annotated[FloatArray, Numbers("share", "[scenario][layer][slot]", most=1e9)] | None = None
 
 
 def replicas(instance: ExpertPlacement, slot_expert: IntArray) -> IntArray:

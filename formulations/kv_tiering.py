@@ -43,14 +43,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from headroom.formulations.tolerances import FEASIBILITY
 from headroom.formulations.types import Evaluation, Plan, Violation
-from headroom.instances.arrays import numbers
+from headroom.instances.arrays import Numbers
 from headroom.instances.base import Record
 from headroom.instances.errors import InputError
 from headroom.instances.kv_tiering import KvTiering
@@ -67,15 +67,15 @@ MOST_NAMED = 20
 class Moves(Record):
     """Moves, sorted by step: in `step[m]`, before its reads, `block[m]` goes to `to_tier[m]`."""
 
-    step: numbers("moves.step", "[move]", whole=True, most=2**31 - 1)  # type: ignore[valid-type]
-    block: numbers("moves.block", "[move]", whole=True, most=2**31 - 1)  # type: ignore[valid-type]
-    to_tier: numbers("moves.to_tier", "[move]", whole=True, most=7)  # type: ignore[valid-type]
+    step: Annotated[IntArray, Numbers("moves.step", "[move]", whole=True, most=2**31 - 1)]
+    block: Annotated[IntArray, Numbers("moves.block", "[move]", whole=True, most=2**31 - 1)]
+    to_tier: Annotated[IntArray, Numbers("moves.to_tier", "[move]", whole=True, most=7)]
 
 
 class TieringPlan(Plan):
     """`initial_tier` [N]: the tier that each block is born in; `moves` by step."""
 
-    initial_tier: numbers("initial_tier", "[block]", whole=True, most=7)  # type: ignore[valid-type]
+    initial_tier: Annotated[IntArray, Numbers("initial_tier", "[block]", whole=True, most=7)]
     moves: Moves
 
     def dump(self, context: Any = None) -> dict[str, Any]:

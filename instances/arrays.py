@@ -1,13 +1,19 @@
-"""Annotations for numeric array fields: checked element by element, read-only, in the digest as the nested lists that JSON would hold."""
+"""Checks for fields that hold numeric arrays: element by element, read-only, in the digest as the nested lists that JSON would hold.
+
+They stand in a field's annotation beside the type that they leave there: `load: Annotated[FloatArray, Numbers("load", "[layer][expert]")]`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, WithJsonSchema
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from headroom.instances.base import rule
 from headroom.instances.errors import shown
@@ -16,73 +22,146 @@ ARRAYS = "arrays"
 """With this key in the serialisation context arrays are left as they are: for the digest, which reads them as quickly as bytes."""
 
 
-def numbers(name: str, axes: str, *, whole: bool = False, narrow: bool = False, least: float | None = 0.0, most: float = 1e300) -> Any:
-    """The annotation for an array of numbers with the named axes, e.g. "[scenario][layer][expert]", from `least` to `most`.
+@dataclass(frozen=True)
+class Numbers:
+    """An array of numbers with the named axes, e.g. "[scenario][layer][expert]", from `least` (null: any finite number) to `most`.
 
     Stored as read-only float64, or int64 when `whole` (int32 when `narrow` as well: for arrays that may be huge). Anything else is one line naming
     the element: `load[0][2][5] must be …, got …`.
     """
-    convert, plain, item = _array(name, axes, whole, narrow, least, most)
-    return Annotated[np.ndarray, BeforeValidator(convert), PlainSerializer(plain), WithJsonSchema(item)]
 
+    name: str
+    axes: str
+    whole: bool = False
+    narrow: bool = False
+    least: float | None = 0.0
+    most: float = 1e300
 
-def number_or_array(name: str, axis: str, *, whole: bool = False, least: float = 0.0, most: float = 1e300) -> Any:
-    """The annotation for one number that holds for all, or an array with one for each `axis`: a Python number or a read-only array.
-
-    Errors name the element as `numbers` does.
-    """
-    convert, plain, item = _array(name, f"[{axis}]", whole, False, least, most)
-
-    def either(value: object) -> Any:
-        if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in ("iu" if whole else "fiu"):
-            value = value.item()
-        if isinstance(value, (list, tuple, np.ndarray)):
-            return convert(value)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise rule(f"{name} must be a {'whole ' if whole else ''}number, or a list of them with one for each {axis}, got {shown(value)}")
-        if not least <= value <= most:
-            raise rule(f"{name} must be a {'whole ' if whole else ''}number from {least:g} to {most:g}, got {shown(value)}")
-        return int(value) if whole else float(value)
-
-    def said(value: Any, info: SerializationInfo) -> Any:
-        return plain(value, info) if isinstance(value, np.ndarray) else value
-
-    return Annotated[Any, BeforeValidator(either), PlainSerializer(said), WithJsonSchema({"anyOf": [item["items"], item]})]
-
-
-def _array(name: str, axes: str, whole: bool, narrow: bool, least: float | None, most: float) -> tuple[Any, Any, dict[str, Any]]:
-    """How to check, to write and to describe an array."""
-    dimensions = axes.count("[")
-    dtype: Any = (np.int32 if narrow else np.int64) if whole else np.float64
-    kind = "whole numbers" if whole else "numbers"
-
-    def convert(value: object) -> npt.NDArray[Any]:
+    def convert(self, value: object) -> npt.NDArray[Any]:
+        """The array of nested lists, or a copy of one. Raises pydantic's custom error, a `ValueError`."""
+        dimensions = self.axes.count("[")
         if isinstance(value, np.ndarray):
-            allowed = "iu" if whole else "fiu"
+            allowed = "iu" if self.whole else "fiu"
             if value.dtype.kind not in allowed or value.ndim != dimensions:
-                raise rule(f"{name} must be an array {axes} of {kind}, got {value.ndim} dimensions of {value.dtype}")
+                raise rule(f"{self.name} must be an array {self.axes} of {self._kind}, got {value.ndim} dimensions of {value.dtype}")
             array = value
         else:
-            shape = _shape(name, axes, value)
+            shape = _shape(self.name, self.axes, value)
             items: list[Any] = []
-            _flatten(name, value, shape, items)
-            array = _checked_elements(name, items, shape, whole, kind)
-        bad = ~np.isfinite(array) | (array > most) | (array < (-most if least is None else least))
+            _flatten(self.name, value, shape, items)
+            array = _checked_elements(self.name, items, shape, self.whole, self._kind)
+        least = -self.most if self.least is None else self.least
+        bad = ~np.isfinite(array) | (array > self.most) | (array < least)
         if bad.any():
             index = tuple(int(k) for k in np.argwhere(bad)[0])
-            wanted = "a finite number" if least is None else f"a {'whole ' if whole else ''}number from {least:g} to {most:g}"
-            raise rule(f"{_at(name, index)} must be {wanted}, got {array[index]:g}")
+            wanted = "a finite number" if self.least is None else f"a {'whole ' if self.whole else ''}number from {self.least:g} to {self.most:g}"
+            raise rule(f"{_at(self.name, index)} must be {wanted}, got {array[index]:g}")
+        dtype: Any = (np.int32 if self.narrow else np.int64) if self.whole else np.float64
         array = np.array(array, dtype=dtype)  # a copy that nobody else can change
         array.flags.writeable = False
         return array
 
-    def plain(array: npt.NDArray[Any], info: SerializationInfo) -> Any:
-        return array if info.context and info.context.get(ARRAYS) else array.tolist()
+    @property
+    def _kind(self) -> str:
+        return "whole numbers" if self.whole else "numbers"
 
-    item: dict[str, Any] = {"type": "integer" if whole else "number"} | ({} if least is None else {"minimum": least})
-    for _ in range(dimensions):
-        item = {"type": "array", "items": item}
-    return convert, plain, item
+    def _described(self) -> dict[str, Any]:
+        item: dict[str, Any] = {"type": "integer" if self.whole else "number"} | ({} if self.least is None else {"minimum": self.least})
+        for _ in range(self.axes.count("[")):
+            item = {"type": "array", "items": item}
+        return item
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _checked(self.convert, _plain)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return self._described()
+
+
+@dataclass(frozen=True)
+class NumberOrNumbers:
+    """One number that holds for all, or an array with one for each `axis`: a Python number or a read-only array, otherwise as `Numbers`."""
+
+    name: str
+    axis: str
+    whole: bool = False
+    least: float = 0.0
+    most: float = 1e300
+
+    def convert(self, value: object) -> int | float | npt.NDArray[Any]:
+        """The number or the array. Raises as `Numbers.convert`."""
+        name, kind = self.name, f"{'whole ' if self.whole else ''}number"
+        if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in ("iu" if self.whole else "fiu"):
+            value = value.item()
+        if isinstance(value, (list, tuple, np.ndarray)):
+            return self._each.convert(value)
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            raise rule(f"{name} must be a {kind}, or a list of them with one for each {self.axis}, got {shown(value)}")
+        if not self.least <= value <= self.most:
+            raise rule(f"{name} must be a {kind} from {self.least:g} to {self.most:g}, got {shown(value)}")
+        return int(value) if self.whole else float(value)
+
+    @property
+    def _each(self) -> Numbers:
+        return Numbers(self.name, f"[{self.axis}]", whole=self.whole, least=self.least, most=self.most)
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _checked(self.convert, _plain)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        each = self._each._described()
+        return {"anyOf": [each["items"], each]}
+
+
+@dataclass(frozen=True)
+class NumbersOrNulls:
+    """A two-dimensional table of positive numbers in which null marks an impossible entry.
+
+    Stored as a read-only float64 array [row][column] with NaN for null; checked element by element so that a message can name
+    `name[i][j]`.
+    """
+
+    name: str
+
+    def convert(self, value: object) -> npt.NDArray[np.float64]:
+        """The array of a list of lists, or a copy of one. Raises as `Numbers.convert`."""
+        name = self.name
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "fiu" or value.ndim != 2:
+                raise rule(f"{name} must be a two-dimensional array of numbers, got {value.ndim} dimensions of {value.dtype}")
+            array = np.array(value, dtype=np.float64)
+        else:
+            array = _nested_lists_to_array(name, value)
+        bad = ~np.isnan(array) & ~((array > 0) & np.isfinite(array))
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise rule(f"{name}[{row}][{column}] must be positive (null where impossible), got {array[row, column]:g}")
+        array.flags.writeable = False
+        return array
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _checked(self.convert, _plain_with_nulls)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        number = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}
+        return {"type": "array", "items": {"type": "array", "items": number}}
+
+
+def _checked(convert: Callable[[Any], Any], plain: Callable[[Any, SerializationInfo], Any]) -> CoreSchema:
+    """How pydantic reads a field (by `convert` alone) and writes it."""
+    writing = core_schema.plain_serializer_function_ser_schema(plain, info_arg=True)
+    return core_schema.no_info_plain_validator_function(convert, serialization=writing)
+
+
+def _plain(value: object, info: SerializationInfo) -> object:
+    """Nested lists, unless the context asks for the arrays themselves; a number as it is."""
+    if not isinstance(value, np.ndarray) or (info.context and info.context.get(ARRAYS)):
+        return value
+    return value.tolist()
+
+
+def _plain_with_nulls(array: npt.NDArray[np.float64], info: SerializationInfo) -> list[list[float | None]]:
+    return [[None if item != item else item for item in row] for row in array.tolist()]
 
 
 def _at(name: str, index: Sequence[int]) -> str:
@@ -128,3 +207,30 @@ def _checked_elements(name: str, items: list[Any], shape: tuple[int, ...], whole
         k = next(k for k, item in enumerate(items) if abs(item) > 2**62)
         index = tuple(int(i) for i in np.unravel_index(k, shape))
         raise rule(f"{_at(name, index)} is too large for {kind} here, got {shown(items[k])}") from None
+
+
+def _nested_lists_to_array(name: str, value: object) -> npt.NDArray[np.float64]:
+    if not isinstance(value, (list, tuple)):
+        raise rule(f"{name} must be a list of lists of numbers, got {shown(value)}")
+    rows: list[list[float]] = []
+    for i, row in enumerate(value):
+        if not isinstance(row, (list, tuple)):
+            raise rule(f"{name}[{i}] must be a list of numbers, got {shown(row)}")
+        if i and len(row) != len(rows[0]):
+            raise rule(f"{name}[{i}] has {len(row)} entries, expected {len(rows[0])} as in {name}[0]")
+        out: list[float] = []
+        for j, item in enumerate(row):
+            if item is None:
+                out.append(np.nan)
+            elif isinstance(item, bool) or not isinstance(item, (int, float)):
+                raise rule(f"{name}[{i}][{j}] must be a number or null, got {shown(item)}")
+            else:
+                try:
+                    number = float(item)
+                except OverflowError:
+                    number = np.inf
+                if not np.isfinite(number):
+                    raise rule(f"{name}[{i}][{j}] must be finite or null, got {shown(item)}")
+                out.append(number)
+        rows.append(out)
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(rows[0]) if rows else 0)

@@ -6,11 +6,11 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import PydanticCustomError
 
 from headroom.instances.errors import InputError, shown
@@ -36,61 +36,6 @@ class Record(BaseModel):
 def rule(message: str) -> PydanticCustomError:
     """The error a validator raises; `message` names the field itself, so no location is added to it."""
     return PydanticCustomError("headroom_rule", "{message}", {"message": message})
-
-
-def matrix_with_nulls(name: str) -> Any:
-    """The annotation for a two-dimensional table of positive numbers in which null marks an impossible entry.
-
-    Stored as a read-only float64 array [row][column] with NaN for null; checked element by element so that a message can name
-    `name[i][j]`.
-    """
-
-    def convert(value: object) -> npt.NDArray[np.float64]:
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "fiu" or value.ndim != 2:
-                raise rule(f"{name} must be a two-dimensional array of numbers, got {value.ndim} dimensions of {value.dtype}")
-            array = np.array(value, dtype=np.float64)
-        else:
-            array = _nested_lists_to_array(name, value)
-        bad = ~np.isnan(array) & ~((array > 0) & np.isfinite(array))
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            raise rule(f"{name}[{row}][{column}] must be positive (null where impossible), got {array[row, column]:g}")
-        array.flags.writeable = False
-        return array
-
-    def plain(array: npt.NDArray[np.float64]) -> list[list[float | None]]:
-        return [[None if item != item else item for item in row] for row in array.tolist()]
-
-    schema = {"type": "array", "items": {"type": "array", "items": {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}}}
-    return Annotated[np.ndarray, BeforeValidator(convert), PlainSerializer(plain), WithJsonSchema(schema)]
-
-
-def _nested_lists_to_array(name: str, value: object) -> npt.NDArray[np.float64]:
-    if not isinstance(value, (list, tuple)):
-        raise rule(f"{name} must be a list of lists of numbers, got {shown(value)}")
-    rows: list[list[float]] = []
-    for i, row in enumerate(value):
-        if not isinstance(row, (list, tuple)):
-            raise rule(f"{name}[{i}] must be a list of numbers, got {shown(row)}")
-        if i and len(row) != len(rows[0]):
-            raise rule(f"{name}[{i}] has {len(row)} entries, expected {len(rows[0])} as in {name}[0]")
-        out: list[float] = []
-        for j, item in enumerate(row):
-            if item is None:
-                out.append(np.nan)
-            elif isinstance(item, bool) or not isinstance(item, (int, float)):
-                raise rule(f"{name}[{i}][{j}] must be a number or null, got {shown(item)}")
-            else:
-                try:
-                    number = float(item)
-                except OverflowError:
-                    number = np.inf
-                if not np.isfinite(number):
-                    raise rule(f"{name}[{i}][{j}] must be finite or null, got {shown(item)}")
-                out.append(number)
-        rows.append(out)
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(rows[0]) if rows else 0)
 
 
 class Instance(Record):
@@ -307,4 +252,4 @@ def _raw(value: int) -> bytes:
     return value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
 
 
-__all__ = ["INSTANCE_SCHEMA", "Instance", "Record", "check_header", "load_document", "matrix_with_nulls", "rule", "without_infinities"]
+__all__ = ["INSTANCE_SCHEMA", "Instance", "Record", "check_header", "load_document", "rule", "without_infinities"]

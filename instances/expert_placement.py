@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from headroom.instances.arrays import numbers
+from headroom.instances.arrays import Numbers
 from headroom.instances.base import Instance, Record, rule
 
 FloatArray = npt.NDArray[np.float64]
@@ -57,8 +57,8 @@ class ExpertPlacement(Instance):
     array_fields: ClassVar[tuple[str, ...]] = ("load", "transition", "current_slot_expert", "load_trace")
     optional_arrays: ClassVar[frozenset[str]] = frozenset({"transition", "current_slot_expert", "load_trace"})
 
-    load: numbers("load", "[scenario][layer][expert]", most=1e15)  # type: ignore[valid-type]
-    transition: numbers("transition", "[boundary][expert][expert]", most=1.0 + BOUNDARY_TOLERANCE) | None = None  # type: ignore[valid-type]
+    load: Annotated[FloatArray, Numbers("load", "[scenario][layer][expert]", most=1e15)]
+    transition: Annotated[FloatArray, Numbers("transition", "[boundary][expert][expert]", most=1.0 + BOUNDARY_TOLERANCE)] | None = None
     devices: Size
     devices_per_node: Size | None = None
     slots_per_device: Size
@@ -70,9 +70,9 @@ class ExpertPlacement(Instance):
     distinct: bool = True
     min_holders: Size = 1
     weights: Weights = Weights()
-    current_slot_expert: numbers("current_slot_expert", "[layer][slot]", whole=True, most=1e6) | None = None  # type: ignore[valid-type]
+    current_slot_expert: Annotated[IntArray, Numbers("current_slot_expert", "[layer][slot]", whole=True, most=1e6)] | None = None
     max_moves: Annotated[int, Field(ge=0, le=10**12)] | None = None
-    load_trace: numbers("load_trace", "[step][layer][expert]", most=1e15) | None = None  # type: ignore[valid-type]
+    load_trace: Annotated[FloatArray, Numbers("load_trace", "[step][layer][expert]", most=1e15)] | None = None
     model_layers: Size | None = None
     moe_layer_ids: Annotated[tuple[Annotated[int, Field(ge=0, le=10**6)], ...], Field(strict=False)] | None = None
 

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
-from headroom.instances.arrays import numbers
-from headroom.instances.base import first_message
+from headroom.instances.arrays import Numbers
 from headroom.instances.errors import InputError, shown
 from headroom.instances.files import MAX_ARRAY_BYTES, MAX_JSON_BYTES, parse_json, read_bytes, unreadable
 
@@ -122,11 +121,10 @@ def _one_line(error: Exception) -> str:
 
 def checked(name: str, axes: str, value: Any, *, whole: bool = False, most: float = MOST_TOKENS) -> npt.NDArray[Any]:
     """`value` (nested lists or an array) as a read-only array; an element that is no number from 0 to `most` is named in the error."""
-    adapter: TypeAdapter[npt.NDArray[Any]] = TypeAdapter(numbers(name, axes, whole=whole, most=most), config=ConfigDict(arbitrary_types_allowed=True))
     try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        raise InputError(first_message(error)) from None
+        return Numbers(name, axes, whole=whole, most=most).convert(value)
+    except PydanticCustomError as error:
+        raise InputError(error.message()) from None
 
 
 def _table(name: str, value: Any, experts: int | None, layers: tuple[int, ...] | None = None, notices: tuple[str, ...] = ()) -> LoadTable:

@@ -12,7 +12,8 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -163,7 +164,7 @@ def write_npz(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, 
     content = {"header": np.frombuffer(to_json(header).encode("utf-8"), dtype=np.uint8), **arrays}
 
     def write(file: IO[bytes]) -> None:
-        np.savez_compressed(file, **content)  # type: ignore[arg-type]
+        np.savez_compressed(file, allow_pickle=False, **content)
 
     write_atomically(path, write)
 
@@ -171,26 +172,37 @@ def write_npz(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, 
 def read_npz(path: str | Path) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
     """Read what `write_npz` wrote: the header and the arrays. Pickled content and oversized members are refused."""
     source = str(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(member.file_size for member in archive.infolist())
-            if total > MAX_ARRAY_BYTES:
-                raise InputError(f"unpacks to {total} bytes; expected at most {MAX_ARRAY_BYTES}", source)
-        with np.load(path, allow_pickle=False) as content:
-            names = list(content.files)
-            if "header" not in names:
-                raise InputError("has no member 'header'; expected a headroom .npz container", source)
-            arrays = {name: np.asarray(content[name]) for name in names if name != "header"}
-            header = np.asarray(content["header"])
-    except InputError:
-        raise
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, NotImplementedError, MemoryError) as error:
-        raise InputError(f"not a readable .npz container: {str(error) or type(error).__name__}", source) from None
-    except Exception as error:
-        # zlib.error and struct.error have no common base; every failure to unpack is the file's fault.
-        raise InputError(f"not a readable .npz container: {error}", source) from None
+    with _unpacking(source), zipfile.ZipFile(path) as archive:
+        total = sum(member.file_size for member in archive.infolist())
+    if total > MAX_ARRAY_BYTES:
+        raise InputError(f"unpacks to {total} bytes; expected at most {MAX_ARRAY_BYTES}", source)
+    with _unpacking(source):
+        content = np.load(path, allow_pickle=False)
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        # zipfile looks at the end of a file, numpy at its beginning.
+        raise InputError("not a readable .npz container: begins with something else than a zip archive", source)
+    with content:
+        if "header" not in content.files:
+            raise InputError("has no member 'header'; expected a headroom .npz container", source)
+        with _unpacking(source):
+            arrays = {name: np.asarray(content[name]) for name in content.files}
+    header = arrays.pop("header")
     if header.dtype != np.uint8:
         raise InputError(f"member 'header' has type {header.dtype}; expected uint8 JSON text", source)
     return parse_json(header.tobytes(), source), arrays
+
+
+@contextmanager
+def _unpacking(source: str) -> Iterator[None]:
+    """Around calls into zipfile and numpy, and nothing of our own: whatever they raise is the file's fault.
+
+    Damaged content ends in errors of zipfile, zlib, struct, lzma, tokenize and numpy, which share no base class.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(source, error) from None
+    except MemoryError as error:
+        raise InputError(f"needs more memory than there is: {str(error) or 'none left'}", source) from None
+    except Exception as error:
+        raise InputError(f"not a readable .npz container: {str(error) or type(error).__name__}", source) from None

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
-from headroom.instances.base import Instance, Record, matrix_with_nulls, rule
+from headroom.instances.arrays import NumbersOrNulls
+from headroom.instances.base import Instance, Record, rule
 from headroom.instances.errors import shown
 from headroom.instances.gpu_selection_epochs import Epochs
 
@@ -104,7 +105,7 @@ class GpuSelection(Instance):
     work: Annotated[tuple[WorkItem, ...], Field(min_length=1, strict=False)]
     gpus: Annotated[tuple[GpuType, ...], Field(min_length=1, strict=False)]
     pools: Annotated[tuple[Pool, ...], Field(strict=False)] = ()
-    throughput_per_s: matrix_with_nulls("throughput_per_s")  # type: ignore[valid-type]
+    throughput_per_s: Annotated[FloatArray, NumbersOrNulls("throughput_per_s")]
     max_utilisation: Annotated[float, Field(gt=0, le=1)] = 1.0
     slices: Slices = None
     packing: Literal["pooled", "per_replica"] = "pooled"

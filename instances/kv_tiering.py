@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from headroom.instances.arrays import number_or_array, numbers
+from headroom.instances.arrays import NumberOrNumbers, Numbers
 from headroom.instances.base import Instance, Record, rule
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,9 +37,9 @@ class Reads(Record):
 
     optional_arrays: ClassVar[frozenset[str]] = frozenset({"bytes"})
 
-    indptr: numbers("reads.indptr", "[step + 1]", whole=True, most=2**62)  # type: ignore[valid-type]
-    block: numbers("reads.block", "[read]", whole=True, most=2**31 - 1, narrow=True)  # type: ignore[valid-type]
-    bytes: numbers("reads.bytes", "[read]", most=MOST_BYTES) | None = None  # type: ignore[valid-type]
+    indptr: Annotated[IntArray, Numbers("reads.indptr", "[step + 1]", whole=True, most=2**62)]
+    block: Annotated[npt.NDArray[np.int32], Numbers("reads.block", "[read]", whole=True, most=2**31 - 1, narrow=True)]
+    bytes: Annotated[FloatArray, Numbers("reads.bytes", "[read]", most=MOST_BYTES)] | None = None
 
 
 class KvTiering(Instance):
@@ -63,11 +63,11 @@ class KvTiering(Instance):
     )
 
     tiers: Annotated[tuple[Tier, ...], Field(min_length=1, max_length=8, strict=False)]
-    block_bytes: number_or_array("block_bytes", "block", least=1.0, most=MOST_BYTES)  # type: ignore[valid-type]
-    birth_step: number_or_array("birth_step", "block", whole=True, most=2**31 - 1) = 0  # type: ignore[valid-type]
-    death_step: number_or_array("death_step", "block", whole=True, most=2**31 - 1) | None = None  # type: ignore[valid-type]
+    block_bytes: Annotated[float | FloatArray, NumberOrNumbers("block_bytes", "block", least=1.0, most=MOST_BYTES)]
+    birth_step: Annotated[int | IntArray, NumberOrNumbers("birth_step", "block", whole=True, most=2**31 - 1)] = 0
+    death_step: Annotated[int | IntArray, NumberOrNumbers("death_step", "block", whole=True, most=2**31 - 1)] | None = None
     reads: Reads
-    fixed_read_bytes: number_or_array("fixed_read_bytes", "step", most=MOST_BYTES) = 0.0  # type: ignore[valid-type]
+    fixed_read_bytes: Annotated[float | FloatArray, NumberOrNumbers("fixed_read_bytes", "step", most=MOST_BYTES)] = 0.0
     inclusive: bool = False
 
     def dump(self, context: Any = None) -> dict[str, Any]:
@@ -220,14 +220,14 @@ class KvTiering(Instance):
         return int((self.death - self.birth).sum())
 
 
-def _floats(value: Any, length: int) -> FloatArray:
+def _floats(value: float | FloatArray, length: int) -> FloatArray:
     """One number for all, or the array as it is; read-only."""
     found: FloatArray = np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), (length,)))
     found.flags.writeable = False
     return found
 
 
-def _integers(value: Any, length: int) -> IntArray:
+def _integers(value: int | IntArray, length: int) -> IntArray:
     found: IntArray = np.array(np.broadcast_to(np.asarray(value, dtype=np.int64), (length,)))
     found.flags.writeable = False
     return found

@@ -252,7 +252,7 @@ def trace_model(
     size = page_tokens * float(kv_entry_bytes)
     first_token = np.arange(pages) * page_tokens
     born = np.where(first_token < prompt_tokens, 0, (first_token - prompt_tokens) * layers + np.arange(layers)[:, None])
-    read_bytes = np.concatenate(tokens_read) * float(kv_entry_bytes) if partial_reads else None
+    read_bytes = np.concatenate(tokens_read, dtype=np.float64) * float(kv_entry_bytes) if partial_reads else None
     return KvTiering(
         tiers=sized(tiers, layers * pages * size),
         block_bytes=size, birth_step=born.ravel(), fixed_read_bytes=float(fixed_read_bytes), inclusive=inclusive,

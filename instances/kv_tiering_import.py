@@ -116,7 +116,7 @@ def import_kv_access(path: Path | str, **options: Any) -> tuple[KvTiering, list[
         reads=Reads(
             indptr=np.concatenate(([0], np.cumsum(counts))),
             block=np.concatenate(blocks),
-            bytes=np.concatenate(amounts) * entry if asked.partial_reads else None,
+            bytes=np.concatenate(amounts, dtype=np.float64) * entry if asked.partial_reads else None,
         ),
     )  # fmt: skip
     return instance, notices

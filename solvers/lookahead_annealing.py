@@ -66,8 +66,8 @@ class Trace(NamedTuple):
 
 
 def trace_of(
-    size: FloatArray, birth: IntArray, death: IntArray, indptr: IntArray, item: IntArray, amount: FloatArray, fixed: FloatArray,
-    capacity: FloatArray, read_s: FloatArray, write_s: FloatArray, inclusive: bool,
+    size: FloatArray, birth: IntArray, death: IntArray, indptr: IntArray, item: IntArray | npt.NDArray[np.int32], amount: FloatArray,
+    fixed: FloatArray, capacity: FloatArray, read_s: FloatArray, write_s: FloatArray, inclusive: bool,
 ) -> Trace:  # fmt: skip
     """The arrays of a problem, with each read's next read of the same item (-1: none). O(reads log reads + N log N)."""
     steps, reads = len(indptr) - 1, len(item)
