@@ -81,7 +81,7 @@ def read_head(path: Path) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from None
     if not head:
-        raise InputError("is empty; expected a table of expert loads or routed experts", str(path))
+        raise InputError("is empty; expected a table or arrays", str(path))
     return head
 
 

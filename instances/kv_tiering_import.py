@@ -110,8 +110,12 @@ def import_kv_access(path: Path | str, **options: Any) -> tuple[KvTiering, list[
     born = np.where(first_token < prompt, 0, (first_token - prompt) * layers + np.arange(layers)[:, None])
     tiers = _tiers(asked, layers, notices)
     made = {"importer": "kv-access", "sources": [{"role": "attention", "file": path.name, "sha256": sha256_of(path)}], "options": asked.given()}
+    numbering = {
+        "layers": layers, "decode_steps": steps, "pages": pages, "page_tokens": asked.page_tokens,
+        "step_is": "decode step x layers + layer", "block_is": "layer x pages + page",
+    }  # fmt: skip
     instance = KvTiering(
-        name=path.stem[:200], provenance={**made, "layers": layers, "decode_steps": steps, "notices": notices}, tiers=tuple(tiers),
+        name=path.stem[:200], provenance={**made, **numbering, "notices": notices}, tiers=tuple(tiers),
         block_bytes=asked.page_tokens * entry, birth_step=born.ravel(), fixed_read_bytes=float(asked.fixed_read_bytes), inclusive=asked.inclusive,
         reads=Reads(
             indptr=np.concatenate(([0], np.cumsum(counts))),

@@ -17,6 +17,7 @@ from headroom.bounds.kv_tiering_search import ROUNDS, Dual, search
 from headroom.formulations.kv_tiering import TieringPlan, evaluate
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import Bound, Outcome, SolveParams
+from headroom.heuristics.kv_tiering import balanced_static, belady
 from headroom.instances.kv_tiering import KvTiering
 from headroom.solvers.kv_tiering_highs import highs, model_arcs
 from headroom.solvers.kv_tiering_primal import Schedules
@@ -35,6 +36,8 @@ CLOSE_S = 10.0
 """Seconds that HiGHS has for it."""
 MOST_SORTED_READS = 20_000_000
 """Above, the hit-volume bound is left out: it sorts all reads, some 150 bytes each, and is not needed where there are multipliers."""
+MOST_BASELINE_READS = 1_000_000
+"""Up to so many reads two baselines in hindsight come first: about a second."""
 TINY_ARCS = 1_500
 """Up to so many arcs HiGHS closes what is left of the gap."""
 
@@ -49,6 +52,12 @@ def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> 
 
     A round of the bound takes O(reads K^2 + T log T K^3), a sweep for schedules O(block-steps K^2); memory O(reads + T log T K^2).
     """
+    given = progress.plan if isinstance(progress.plan, TieringPlan) else None
+    if len(instance.reads.block) <= MOST_BASELINE_READS:
+        # Whatever cuts the search short, it leaves no worse a plan than these, which take no compiled code and a moment.
+        for baseline in (balanced_static, belady):
+            if not progress.should_stop():
+                progress.offer(baseline(instance, params.rng()))
     closed = (bandwidth, hit_volume) if len(instance.reads.block) <= MOST_SORTED_READS else (bandwidth,)
     bounds = {bound.method: bound for bound in (form(instance, params, progress) for form in closed)}
     for bound in bounds.values():
@@ -71,7 +80,7 @@ def lagrangian(instance: KvTiering, params: SolveParams, progress: Progress) -> 
     with Dual(instance, params.threads) as dual:
         schedules = Schedules(instance, dual.items, params.rng(), params.threads, progress.offer, stopped, lambda: progress.remaining_s)
         try:
-            schedules.begin(progress.plan if isinstance(progress.plan, TieringPlan) else None)
+            schedules.begin(given)
             until = progress.elapsed_s + DUAL_SHARE * progress.remaining_s
             at = ascend(dual, None, ROUNDS[:FIRST_ROUNDS], until)
             bounds["lagrangian"] = _kept(instance, at, progress)

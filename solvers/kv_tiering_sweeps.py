@@ -122,23 +122,19 @@ def memory_value(instance: KvTiering, multipliers: Multipliers) -> tuple[FloatAr
 
 
 def sensitivity(instance: KvTiering, multipliers: Multipliers) -> list[dict[str, Any]]:
-    """Shadow prices of capacities for a result's details: {constraint, index, shadow_price (s/GiB), unit, per_byte_s, meaning}, the largest first.
+    """Shadow prices of capacities for a result's details: {constraint, index, shadow_price, unit, per_byte_s, meaning}, the largest first.
 
-    Tiers of which more would not lower the bound are left out.
+    The unit fits the tier: s/GiB, or by a smaller unit where the tier is smaller than a GiB. Tiers of which more would not lower the bound are left
+    out. Where the bound has a kink any slope between its sides is one, and another search may find another.
     """
     _, total = memory_value(instance, multipliers)
-    records = [
-        {
-            "constraint": "capacity",
-            "index": instance.tiers[k].name,
-            "shadow_price": float(total[k]),
-            "unit": "s/GiB",
-            "per_byte_s": float(total[k] / GIB),
-            "meaning": "saved by one more GiB of this tier",
-        }
-        for k in np.argsort(-total, kind="stable")
-        if total[k] > 0
-    ]
+    records = []
+    for k in np.argsort(-total, kind="stable"):
+        if total[k] > 0:
+            unit, scale = next((unit, scale) for unit, scale in UNITS if instance.capacity[k] >= scale or scale == 1.0)
+            record = {"constraint": "capacity", "index": instance.tiers[k].name, "shadow_price": float(total[k] * (scale / GIB))}
+            one = unit.removesuffix("s")
+            records.append(record | {"unit": f"s/{one}", "per_byte_s": float(total[k] / GIB), "meaning": f"saved by one more {one} of this tier"})
     return records
 
 

@@ -322,7 +322,7 @@ def test_layers_are_chosen(tmp_path: Path) -> None:
         ("t.csv", "layer,expert,count\n0,1\n", "line 2 has 2 columns, expected 3 as in the header"),
         ("t.csv", "layer,expert,count\n0,1,inf\n", "line 2: count must be a number from 0 to 1e+15, got 'inf'"),
         ("t.csv", "\n\n", "is empty; expected a table of expert loads"),
-        ("t.csv", "", "is empty; expected a table of expert loads or routed experts"),
+        ("t.csv", "", "is empty; expected a table or arrays"),
         ("t.bin", "\x80\x81", "byte 0 is not UTF-8; expected JSON, CSV, .npy or .npz"),
         ("t.pt", "anything", "is a torch file, which can run code when it is read; convert it: numpy.save('counts.npy', "),
     ],

@@ -176,6 +176,9 @@ def verify(instance: Instance | str | Path, plan: PlanDocument | Plan | Result |
     certified = [bound for bound, item in zip(document.bounds, checks, strict=True) if item.state == "rechecked"]
     if all(bound.value == -math.inf for bound in certified):
         checks += _computed(family, asked)
+    details = document.content.get("details")
+    if isinstance(details, dict) and details.get("sensitivity"):
+        notes.append("details.sensitivity is the method's word: it was not rechecked")
     report = Report(asked, document.plan, evaluation, tuple(checks), (), document.result, instance, overrides, tuple(notes))
     problems += _contradictions(report)
     if document.plan is None or evaluation is not None:

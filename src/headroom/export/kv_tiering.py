@@ -30,7 +30,8 @@ def schedule(instance: KvTiering, document: PlanDocument) -> str:
     """One JSON document: who is where at first, then who goes where.
 
     {"schema": "headroom/kv-schedule/1", "instance": {"name", "sha256"}, "tiers": [{"name", "capacity_bytes" (null: unbounded)}, …], "steps": T,
-    "blocks": N, "block_bytes": bytes (one number, or one a block), "inclusive": whether the last tier keeps copies, "total_s": seconds of all steps,
+    "blocks": N, "block_bytes": bytes (one number, or one a block), "inclusive": whether the last tier keeps copies, "provenance": where the instance
+    comes from, for an imported trace with its numbering, "total_s": seconds of all steps,
     "initial": {tier: [block, …]} before step 0,
     "births": {step: {tier: [block, …]}}, "deaths": {step: [block, …]}, "moves": {step: [{"from": tier, "to": tier, "blocks": [block, …],
     "bytes": their bytes}, …]}}.
@@ -58,7 +59,7 @@ def schedule(instance: KvTiering, document: PlanDocument) -> str:
 def residency(instance: KvTiering, document: PlanDocument) -> str:
     """JSON lines to stream: a header, then a line for each step with what changes in it.
 
-    Header: the schedule's fields up to "inclusive", with "schema": "headroom/kv-residency/1". Line of step t: {"step": t, "leave": {tier:
+    Header: the schedule's fields up to "provenance", with "schema": "headroom/kv-residency/1". Line of step t: {"step": t, "leave": {tier:
     [block, …]}, "enter": {tier: [block, …]}, "occupancy_bytes": [bytes in each tier, in the header's order], "seconds": the step's time}; "leave"
     and "enter" are left out where nobody does. Start from empty tiers, and in each step take out "leave", then put in "enter": the tiers then hold
     what the plan says. Step 0 lets in who is there at first; a birth only enters, a death only leaves (in the step in which the block is first
@@ -153,6 +154,7 @@ def _head(schema: str, instance: KvTiering) -> dict[str, Any]:
         "blocks": instance.blocks,
         "block_bytes": [_plain(value) for value in sizes] if isinstance(sizes, np.ndarray) else _plain(sizes),
         "inclusive": instance.inclusive,
+        "provenance": {key: value for key, value in instance.provenance.items() if key != "notices"},
     }
 
 
