@@ -28,7 +28,7 @@ ROUNDS = tuple((FIRST_RATE / 2 ** min(number, 3), 300 * (number + 1)) for number
 """Rounds of ascent: length of their first steps, and how many steps."""
 WARM_ROUNDS = ((0.02, 300), (0.01, 600))
 """Rounds from a neighbour's multipliers take short steps: long ones lose what it knew."""
-SAMPLE_READS, WINDOW_READS = 4_000_000, 200
+SAMPLE_READS, WINDOW_READS = 1_000_000, 200
 """Above some times so many reads the coarse ascents look at a sample of the blocks, in windows of so many of the sample's reads at least."""
 SHORTEST_ROUND = 10
 """Steps of a round at least, however little time is left."""

@@ -38,6 +38,7 @@ FOLLOW, FOLLOW_AFTER = 0.3, 3
 HARD_WEIGHTS = (0.9, 0.7, 0.5, 0.3, 0.1, 0.02, 0.0, 0.0)
 BLOCK_STEP_S, READ_S = 5e-9, 2e-7
 """What a sweep takes for a block-step and for a read on one core, until it has been measured."""
+BEGIN_SHARE = 0.03
 SOFT_SHARE = 0.6
 """Of the time left, for the soft sweeps of a cycle."""
 LANES_FROM = 20_000_000
@@ -74,12 +75,12 @@ class Schedules:
         self._replanner.close()
 
     def begin(self, plan: TieringPlan | None = None) -> None:
-        """Everything in the last tier, which always fits, then one sweep without a guide; or a known plan."""
+        """Everything in the last tier, which always fits, or a known plan; then one sweep without a guide, where it takes little of the time left."""
         self._keep()
         if plan is not None:
             self._replanner.take(paths_of(self.items, plan))
             self._keep()
-        if self._affordable("alone"):
+        if self._seconds["alone"] < BEGIN_SHARE * self.remaining_s():
             self._hard(self._nothing(), 0.0, "alone")
 
     def cycle(self, at: Multipliers, bound_s: float, sweeps: int = 20) -> bool:
@@ -93,17 +94,17 @@ class Schedules:
         hold = np.append(self._typical_price(at) / (HOLD_BAND * np.maximum(limit[:-1], float(instance.size.mean()))), 0.0)
         stiffness = STIFFNESSES[self._cycle % len(STIFFNESSES)] / step_s
         self._cycle += 1
-        sweeps = self._sweeps_in_time(sweeps)
-        for n in range(sweeps):
-            if self.stop():
-                break
-            grown = min(1.0, (n + 1) / (0.7 * sweeps))
+        n, grown = 0, 0.0
+        # How many fit is judged anew after each: what a sweep takes is known only then, and a machine may have other work.
+        while n < (planned := n + self._sweeps_in_time(sweeps - n)) and not self.stop():
+            grown = max(grown, min(1.0, (n + 1) / (0.7 * planned)))
             started = time.perf_counter()
             if not replanner.soft(self._order(), guide, grown * stiffness, grown * hold, self.stop):
                 break
             self._seconds["soft"] = time.perf_counter() - started
             if n >= FOLLOW_AFTER:
                 guide = self._followed(guide, FOLLOW * grown * stiffness, FOLLOW * grown * hold)
+            n += 1
         replanner.refresh()
         for weight in HARD_WEIGHTS:
             how = "lanes" if instance.block_steps >= LANES_FROM and weight > 0 else "alone"
@@ -138,7 +139,8 @@ class Schedules:
 
     def _sweeps_in_time(self, wanted: int) -> int:
         """Soft sweeps that fit into their share of the time left, when hard ones must follow."""
-        left = self.remaining_s() - 2 * self._seconds["lanes" if self.instance.block_steps >= LANES_FROM else "alone"]
+        hard = self._seconds["lanes"] if self.instance.block_steps >= LANES_FROM else self._seconds["alone"]
+        left = self.remaining_s() - 2 * max(hard, self._seconds["soft"])
         return max(0, min(wanted, int(min(SOFT_SHARE * left / max(self._seconds["soft"], 1e-9), wanted))))
 
     def _order(self) -> npt.NDArray[np.int64]:
