@@ -50,6 +50,9 @@ _ACCESS_OPTIONS = (
     "tier", "hardware", "kv_capacity_gb", "kv_entry_bytes", "page_tokens", "prompt_tokens", "top_k", "sparsity", "fixed_read_bytes", "partial_reads",
     "inclusive",
 )  # fmt: skip
+_BACKLOG_OPTIONS = (
+    "capacity_tokens", "padding_multiple", "slots", "decode_step_s", "prefill_level", "first", "from_s", "until_s", "too_large",
+)  # fmt: skip
 
 IMPORTERS: dict[str, Importer] = {
     importer.format: importer
@@ -104,6 +107,34 @@ IMPORTERS: dict[str, Importer] = {
             "tokens read by every decode step and layer (.npz: topk [step][layer][k]), or their attention scores (scores [step][layer][token])",
             "headroom.instances.kv_tiering_import:import_kv_access",
             _ACCESS_OPTIONS,
+        ),
+        Importer(
+            "azure-llm-requests",
+            "request_packing",
+            "the requests of an Azure LLM inference trace as a backlog for bins (--capacity-tokens) or slots (--slots)",
+            "headroom.instances.request_packing_import:import_azure_llm_requests",
+            _BACKLOG_OPTIONS,
+        ),
+        Importer(
+            "mooncake-requests",
+            "request_packing",
+            "the requests of a Mooncake trace as a backlog for bins, with prefix groups from hash_ids (--capacity-tokens), or for slots (--slots)",
+            "headroom.instances.request_packing_import:import_mooncake_requests",
+            (*_BACKLOG_OPTIONS, "block_tokens", "no_prefixes"),
+        ),
+        Importer(
+            "bpp",
+            "request_packing",
+            "bin packing (text: n, capacity, n weights) or cutting stock (m, capacity, m lines of weight and demand)",
+            "headroom.instances.request_packing_import:import_bpp",
+            (),
+        ),
+        Importer(
+            "cmax",
+            "request_packing",
+            "P||Cmax, identical parallel machines (text: machines and jobs in either order, the jobs' times)",
+            "headroom.instances.request_packing_import:import_cmax",
+            ("header", "decode_step_s"),
         ),
     )
 }

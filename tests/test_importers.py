@@ -32,6 +32,10 @@ MELANGE: dict[str, Any] = {
     "slice_factor": 4,
 }
 
+FORMATS = (
+    "azure-llm, mooncake, melange, splitwise-perf, expert-routing, expert-load, kv-access, azure-llm-requests, mooncake-requests, bpp, cmax"
+)  # fmt: skip
+
 
 def write_json(path: Path, document: object) -> Path:
     path.write_text(json.dumps(document), encoding="utf-8")
@@ -461,11 +465,9 @@ def test_cli_lists_formats() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "FORMAT: is missing; expected one of azure-llm, mooncake, melange, splitwise-perf, expert-routing, expert-load, kv-access and a file"),
-        (
-            ["csv", "trace.csv"],
-            "FORMAT: must be one of azure-llm, mooncake, melange, splitwise-perf, expert-routing, expert-load, kv-access, got 'csv'",
-        ),
+        ([], f"FORMAT: is missing; expected one of {FORMATS} and a file"),
+        (["csv", "trace.csv"], f"FORMAT: must be one of {FORMATS}, got 'csv'"),
+        (["bpp", "a.bpp", "-o", "x", "--slots", "3"], "--slots: is not an option of bpp; expected none"),
         (["azure-llm"], "FILE: azure-llm reads one file, got 0"),
         (["azure-llm", "a", "b"], "FILE: azure-llm reads one file, got 2"),
         (["azure-llm", "trace.csv"], "--output: is missing; expected a file to write"),

@@ -10,7 +10,8 @@ import typer
 if TYPE_CHECKING:
     from headroom.instances.importers import Importer
 
-HELP = """Make an instance from real files: a request trace, a solver's configuration, measured throughputs, expert loads, KV reads.
+HELP = """Make an instance from real files: a request trace, a solver's configuration, measured throughputs, expert loads, KV reads,
+a backlog of requests, a bin packing file.
 
 FORMAT names what FILE is (--list shows the formats and the options each takes). What was chosen, left out or not trusted is
 said on stderr and kept in the instance's provenance.
@@ -91,6 +92,21 @@ def import_command(
     fixed_read_bytes: Annotated[float | None, typer.Option(help="Bytes of weights that each layer of a step reads (default 0).")] = None,
     partial_reads: Annotated[bool, typer.Option("--partial-reads", help="Read only the tokens named of a page, not all of it.")] = False,
     inclusive: Annotated[bool, typer.Option("--inclusive", help="The last memory keeps a copy of everything.")] = False,
+    capacity_tokens: Annotated[int | None, typer.Option(help="Pack requests into the fewest bins of this many tokens (…-requests).")] = None,
+    padding_multiple: Annotated[int | None, typer.Option(help="Tokens of a bin's group count as the next multiple of this (default 1).")] = None,
+    slots: Annotated[int | None, typer.Option(help="Run requests through this many slots in the least time (…-requests).")] = None,
+    decode_step_s: Annotated[float | None, typer.Option(help="Seconds of a decode step of all slots (cmax: of a unit of time, default 1).")] = None,
+    prefill_level: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOKENS:SECONDS", help="Time of a prefill of up to so many tokens (- for any number), rising; repeated."),
+    ] = None,
+    first: Annotated[int | None, typer.Option(help="Take only the first so many requests of the trace.")] = None,
+    from_s: Annotated[float | None, typer.Option(help="Take only requests that arrive this many s after the first arrival or later.")] = None,
+    until_s: Annotated[float | None, typer.Option(help="Take only requests that arrive before this many s after the first arrival.")] = None,
+    too_large: Annotated[str | None, typer.Option(help="Requests that no bin or prefill level holds: keep (default), drop or error.")] = None,
+    block_tokens: Annotated[int | None, typer.Option(help="Prompt tokens of a block in hash_ids (default 512).")] = None,
+    no_prefixes: Annotated[bool, typer.Option("--no-prefixes", help="Leave hash_ids unread: prompts share nothing.")] = False,
+    header: Annotated[str | None, typer.Option(help="cmax: machines-jobs or jobs-machines; default: the larger number are the jobs.")] = None,
 ) -> None:
     """See HELP."""
     options: dict[str, Any] = {
@@ -109,6 +125,9 @@ def import_command(
         "no_transitions": no_transitions or None, "tier": tier, "kv_capacity_gb": kv_capacity_gb, "kv_entry_bytes": kv_entry_bytes,
         "page_tokens": page_tokens, "prompt_tokens": prompt_tokens, "top_k": top_k, "sparsity": sparsity, "fixed_read_bytes": fixed_read_bytes,
         "partial_reads": partial_reads or None, "inclusive": inclusive or None,
+        "capacity_tokens": capacity_tokens, "padding_multiple": padding_multiple, "slots": slots, "decode_step_s": decode_step_s,
+        "prefill_level": prefill_level, "first": first, "from_s": from_s, "until_s": until_s, "too_large": too_large,
+        "block_tokens": block_tokens, "no_prefixes": no_prefixes or None, "header": header,
     }  # fmt: skip
     if list_formats:
         _print_formats(as_json)
@@ -156,7 +175,7 @@ def _request(
         importer, path = IMPORTERS[PERFORMANCE_IMPORTER], performance
     for option in given:
         if option not in importer.options:
-            takes = ", ".join(_flag(name) for name in importer.options)
+            takes = ", ".join(_flag(name) for name in importer.options) or "none"
             needs = " without --performance" if option in IMPORTERS[PERFORMANCE_IMPORTER].options and importer.makes == "workload" else ""
             raise InputError(f"is not an option of {format_name}{needs}; expected {takes}", _flag(option))
     return importer, files if importer.several else path, given
@@ -245,6 +264,14 @@ def _summary(importer: Importer, made: Any, output: Path) -> dict[str, Any]:
             "reads": len(made.reads.block),
             "tiers": [tier.name for tier in made.tiers],
         }
+    if importer.makes == "request_packing":
+        return {"format": importer.format, "makes": importer.makes, "name": made.name, "sha256": made.digest(), "output": str(output)} | {
+            "requests": made.count,
+            "objective": made.objective,
+            "prompt_tokens": int(made.requests.prompt_tokens.sum()),
+            "output_tokens": int(made.requests.output_tokens.sum()),
+            **({"capacity_tokens": made.capacity_tokens, "groups": made.groups} if made.objective == "bins" else {"slots": made.slots}),
+        }
     if importer.makes == "workload":
         figures = {"requests": made.requests, "duration_s": made.duration_s, "total_rate_per_s": made.rate_per_s, "buckets": len(made.buckets)}
         return {"format": importer.format, "makes": "workload", "name": made.name, "output": str(output), **figures}
@@ -273,6 +300,10 @@ def _as_text(summary: dict[str, Any]) -> str:
     if summary["makes"] == "kv_tiering":
         sizes = f"{summary['blocks']} blocks x {summary['steps']} steps, {summary['reads']} reads"
         return f"{summary['output']}: {summary['makes']} instance, {sizes}, {len(summary['tiers'])} tiers ({', '.join(summary['tiers'])})"
+    if summary["makes"] == "request_packing":
+        tokens = f"{summary['prompt_tokens']} prompt and {summary['output_tokens']} output tokens"
+        room = f"{summary['slots']} slots" if "slots" in summary else f"bins of {summary['capacity_tokens']} tokens, {summary['groups']} groups"
+        return f"{summary['output']}: {summary['makes']} instance, {summary['requests']} requests, {tokens}, {room}"
     rate = f"{summary['total_rate_per_s']:.6g} requests/s"
     if summary["makes"] == "workload":
         duration = f" in {summary['duration_s']:.6g} s" if summary["duration_s"] is not None else ""
@@ -304,6 +335,6 @@ def _print_formats(as_json: bool) -> None:
         return
     for importer in IMPORTERS.values():
         typer.echo(f"{importer.format}{' FILE…' * importer.several}  ->  {importer.makes}\n    {importer.summary}")
-        typer.echo(f"    options: {' '.join(_flag(name) for name in importer.options)}")
+        typer.echo(f"    options: {' '.join(_flag(name) for name in importer.options) or 'none'}")
         if importer.with_performance:
             typer.echo(f"    for an instance also: {' '.join(_flag(name) for name in importer.with_performance)}")
