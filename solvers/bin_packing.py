@@ -1,0 +1,192 @@
+"""Bin packing to proven optimality, in cutting-stock form: sizes s_i asked for d_i times, bins of one capacity.
+
+The program over patterns gives a bound (`bin_columns`); dives round it to packings. Where bound and packing stay a bin apart, the patterns that
+a packing with as many bins as the bound may use are listed: each weighs at least W - (K - 1) V, for weights of the items, W their sum, V what a
+bin weighs at most and K bins. Often they are few, and an integer program over them finds the packing or says that there is none. Anytime:
+`report` hears of packings and bounds as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from headroom.solvers.bin_columns import Items, Relaxation, dive, greedy
+from headroom.solvers.bin_patterns import best_pattern, patterns_worth
+
+IntArray = npt.NDArray[np.int64]
+SURE_DIVES, MORE_DIVES = 4, 200
+"""Dives before patterns are listed, and after, where they are too many."""
+MOST_EXACT: Final = 30_000
+MOST_LISTED: Final = 60_000
+"""Patterns in an integer program: of all, and of those that no other replaces."""
+LISTING_NODES: Final = 400_000_000
+WHOLE: Final = 1e-6
+
+
+@dataclass
+class Found:
+    """`patterns` [n][m] of the best packing; `bound` bins that `weights` [m] prove; `claimed`: bins that an integer program's word proves."""
+
+    patterns: IntArray
+    bound: int
+    weights: IntArray
+    claimed: int = 0
+    dives: int = 0
+    listed: int = field(default=-1)
+
+    @property
+    def bins(self) -> int:
+        return len(self.patterns)
+
+    @property
+    def lowest(self) -> int:
+        """The best bound, whoever says so."""
+        return max(self.bound, self.claimed)
+
+    @property
+    def closed(self) -> bool:
+        return self.bins <= self.lowest
+
+
+Report = Callable[[Found], object]
+
+
+def pack(
+    items: Items, rng: np.random.Generator, stop: Callable[[], bool], report: Report, remaining_s: Callable[[], float], known: int = 0
+) -> Found:
+    """The best packing and bounds, until they meet or `stop`. Deterministic for a generator's state unless stopped.
+
+    `known`: bins that somebody has proved already.
+    """
+    start = greedy(items, items.demand)
+    found = Found(start, items.bins_by_volume, items.size, known)
+    report(found)
+    if found.closed or stop():
+        return found
+    relaxation = Relaxation(items, stop)
+    relaxation.add(start)
+    relaxation.generate(on_bound=lambda: _raise(found, relaxation, report))
+    _raise(found, relaxation, report)
+    _dives(found, relaxation, rng, SURE_DIVES, report)
+    settled = 0
+    while not found.closed and not stop():
+        if found.lowest > settled:
+            settled = found.lowest
+            _list(found, relaxation, report, stop, remaining_s)
+            _dives(found, relaxation, rng, SURE_DIVES, report)
+        else:
+            _dives(found, relaxation, rng, MORE_DIVES, report)
+            break
+    return found
+
+
+def _raise(found: Found, relaxation: Relaxation, report: Report) -> None:
+    if relaxation.bound > found.bound:
+        found.bound, found.weights = relaxation.bound, relaxation.weights
+        report(found)
+
+
+def _dives(found: Found, relaxation: Relaxation, rng: np.random.Generator, most: int, report: Report) -> None:
+    """Dives that may save a bin, the first along the largest fractions, others with a choice at random."""
+    for _ in range(most):
+        if found.closed or relaxation.stop():
+            return
+        better = dive(relaxation, found.lowest, found.bins - 1, None if found.dives == 0 else rng)
+        found.dives += 1
+        if better is not None:
+            found.patterns = better
+            report(found)
+
+
+def _list(found: Found, relaxation: Relaxation, report: Report, stop: Callable[[], bool], remaining_s: Callable[[], float]) -> None:
+    """Settle whether as many bins as the bound are enough, by an integer program over all patterns that such a packing may use."""
+    items = relaxation.items
+    if not relaxation.exact:
+        relaxation.generate(exact=True)
+        _raise(found, relaxation, report)
+    bins = found.lowest
+    if found.closed or stop():
+        return
+    # Every pattern that may be used, each item in exactly one of them, is the stronger program; without those that others replace it is smaller.
+    for undominated in (False, True):
+        patterns = useful_patterns(items, relaxation.sharpest, bins, undominated)
+        if patterns is None:
+            continue
+        found.listed = len(patterns)
+        chosen, proved = _cover(items, patterns, bins, not undominated, remaining_s())
+        if chosen is not None:
+            found.patterns = np.repeat(patterns, chosen, axis=0)
+            report(found)
+        elif proved:
+            found.claimed = bins + 1
+            report(found)
+        return
+
+
+def useful_patterns(items: Items, weights: IntArray, bins: int, undominated: bool) -> IntArray | None:
+    """All patterns that a packing into `bins` may use; `undominated`: up to exchange for larger items. None where they are too many to list."""
+    if undominated:
+        # Larger items must not weigh less, or exchanging an item for a larger one could make a pattern lighter.
+        weights = np.maximum.accumulate(weights[::-1])[::-1]
+    most = best_pattern(items.size, weights, items.demand, items.capacity).bound
+    least = int((weights * items.demand).sum()) - (bins - 1) * most
+    limit = MOST_LISTED if undominated else MOST_EXACT
+    return patterns_worth(items.size, weights, items.demand, items.capacity, least, undominated, limit, LISTING_NODES)
+
+
+def _cover(items: Items, patterns: IntArray, bins: int, exact: bool, limit_s: float) -> tuple[IntArray | None, bool]:
+    """How often each pattern is used so that `bins` of them hold all items, or None; and whether that is proved impossible.
+
+    `exact`: the patterns hold every item as often as it is asked for; otherwise each item may be in the place of one no smaller.
+    """
+    import highspy
+
+    if not len(patterns):
+        return None, True
+    # Or places for items of at least each size, against the items of at least that size.
+    rows = patterns.T if exact else np.cumsum(patterns, axis=1).T
+    wanted = items.demand if exact else np.cumsum(items.demand)
+    matrix = sp.vstack([sp.csr_matrix(rows.astype(np.float64)), sp.csr_matrix(np.ones((1, len(patterns))))]).tocsc()
+    solver: Any = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("threads", 1)
+    if np.isfinite(limit_s):
+        solver.setOptionValue("time_limit", max(limit_s, 0.0))
+    program: Any = highspy.HighsLp()
+    program.num_row_, program.num_col_ = matrix.shape
+    program.col_cost_ = np.zeros(len(patterns))
+    program.col_lower_, program.col_upper_ = np.zeros(len(patterns)), np.full(len(patterns), float(bins))
+    program.row_lower_ = np.append(wanted, bins).astype(np.float64)
+    program.row_upper_ = np.append(wanted if exact else np.full(len(wanted), np.inf), bins).astype(np.float64)
+    program.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    program.a_matrix_.start_, program.a_matrix_.index_, program.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
+    program.integrality_ = [highspy.HighsVarType.kInteger] * len(patterns)
+    if solver.passModel(program) == highspy.HighsStatus.kError:
+        raise RuntimeError("HiGHS refused the program over patterns")
+    solver.run()
+    status = solver.getModelStatus()
+    if status == highspy.HighsModelStatus.kOptimal:
+        value = np.asarray(solver.getSolution().col_value)
+        chosen = np.round(value).astype(np.int64)
+        if chosen.sum() == bins and (np.cumsum(chosen @ patterns) >= np.cumsum(items.demand)).all():
+            return chosen, False
+    return None, status == highspy.HighsModelStatus.kInfeasible
+
+
+def assign(items: Items, patterns: IntArray) -> IntArray:
+    """Which bin each item goes to [items in order of falling size, copies side by side]: the largest items take the largest places that are free.
+
+    The patterns' places must be as many and as large as the items need, one by one in this order.
+    """
+    place = [(-int(items.size[i]), b) for b, pattern in enumerate(patterns) for i in np.flatnonzero(pattern) for _ in range(int(pattern[i]))]
+    place.sort()
+    sizes = np.repeat(items.size, items.demand)
+    if len(place) < len(sizes) or any(-place[n][0] < s for n, s in enumerate(sizes.tolist())):
+        raise ValueError("the patterns do not hold the items")
+    return np.array([b for _, b in place[: len(sizes)]], np.int64)
