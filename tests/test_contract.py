@@ -24,8 +24,9 @@ from headroom.verify import verify
 SEED = 11
 
 
-SMALL_BYTES = 13_000
-"""Presets whose data are smaller as JSON are solved with every method."""
+SMALL_BYTES = {"request_packing": 600}
+"""Presets whose data are smaller as JSON are solved with every method; 13,000 where a family is not named. A request is a few bytes, and the plain
+model has a variable for each pair of them."""
 LIMIT_S = 4.0
 """For HiGHS on plain models; everything else here takes a moment."""
 
@@ -33,7 +34,7 @@ LIMIT_S = 4.0
 @cache
 def preset_if_small(family: str, name: str) -> Instance | None:
     instance: Instance = load(FAMILIES[family].preset)(name, np.random.default_rng(SEED), {})
-    return instance if len(json.dumps(instance.data())) < SMALL_BYTES else None
+    return instance if len(json.dumps(instance.data())) < SMALL_BYTES.get(family, 13_000) else None
 
 
 def instances(family: Family) -> Iterator[Instance]:
@@ -154,7 +155,7 @@ def test_preset_is_seeded_and_survives_files(family: Family, name: str, tmp_path
     make = load(family.preset)
     first, same, other = (make(name, np.random.default_rng(seed), {}) for seed in (1, 1, 2))
     assert first == same
-    assert name in ("toy", "replicas-toy") or first != other
+    assert name in ("toy", "replicas-toy", "toy-makespan", "toy-groups") or first != other
     for suffix in (".json", ".npz"):
         path = tmp_path / f"x{suffix}"
         first.save(path)

@@ -61,8 +61,8 @@ def solve(
     """Find a plan and prove how good it is.
 
     `instance` is an instance or the file it stands in; `method` a name from `headroom families`, "auto" picks one by size. Without a
-    limit an exact method runs until optimality is proved or it gains no more. `start` is a plan to improve on (or a result, or a plan document). The result
-    carries objective, bounds, gap and status; an infeasible instance is a result with status "infeasible", not an exception. Raises
+    limit an exact method runs until optimality is proved or it gains no more. `start` is a plan to improve on (or a result, or a plan document).
+    The result carries objective, bounds, gap and status; an infeasible instance is a result with status "infeasible", not an exception. Raises
     `InputError` for input that cannot be used.
     """
     instance = instance if isinstance(instance, Instance) else load(instance)

@@ -50,7 +50,7 @@ SENSITIVITY_ROWS = 10
 
 HELP = """Find a plan, and prove how good it is.
 
-Without a limit an exact method runs until it has proved optimality or gains no more; Ctrl-C keeps the best plan so far. --start improves a given plan.
+Without a limit an exact method runs until it has proved optimality or gains no more; Ctrl-C keeps the best so far. --start improves a given plan.
 Exit code: 0 plan found, 1 infeasible or none found, 130/143 interrupted.
 """
 

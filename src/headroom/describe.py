@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headroom.formulations.expert_placement_failover import Failover
 
-UNITS = {"gpu_selection": {"epochs": "USD", "": "USD/h"}, "kv_tiering": {"": "s"}}
+UNITS = {
+    "gpu_selection": {"epochs": "USD", "": "USD/h"},
+    "kv_tiering": {"": "s"},
+    "request_packing": {"bins": "bins", "makespan": "s"},
+}
 """Unit of each family's objective by the instance's mode; "" stands for every other mode."""
 
 PLANS = {
@@ -16,7 +20,11 @@ PLANS = {
         "pooled": ("GpuSelectionPlan", "count and share because the instance is pooled", "a pooled plan"),
         "per_replica": ("ReplicaPlan", "assignment because the instance is per_replica", "a plan of whole replicas"),
         "epochs": ("EpochPlan", "count and share for each epoch because the instance has epochs", "a plan over epochs"),
-    }
+    },
+    "request_packing": {
+        "bins": ("BinPlan", "bin because the objective is 'bins'", "a plan of bins"),
+        "makespan": ("StagedPlan", "stages because the objective is 'makespan'", "a plan of stages"),
+    },
 }
 """By the instance's mode: the type of its plans, what such a plan must have and why, what one is called."""
 
@@ -35,6 +43,10 @@ def facts(instance: Any, plan: Any) -> dict[str, Any]:
         from headroom.describe_kv_tiering import facts as of_tiers
 
         return {"tiering": found} if (found := of_tiers(instance, plan)) else {}
+    if instance.family == "request_packing":
+        from headroom.describe_request_packing import facts as of_packing
+
+        return {"packing": of_packing(instance, plan)}
     if instance.family != "expert_placement":
         return {}
     found = {f"{loss.what}_lost": loss.document() for loss in _failovers(instance, plan)}
@@ -60,7 +72,7 @@ def certified(details: Mapping[str, Any]) -> Pairs:
 def unit(instance: Any) -> str:
     """The objective's unit with a space in front; empty where there is none."""
     units = UNITS.get(instance.family, {})
-    found = units.get(getattr(instance, "mode", ""), units.get("", ""))
+    found = units.get(_mode(instance), units.get("", ""))
     return f" {found}" if found else ""
 
 
@@ -68,9 +80,15 @@ def misfit(instance: Any, plan: Any) -> str | None:
     """What a plan made for another mode lacks, in terms of modes and fields; None for a plan of the instance's own mode."""
     known = PLANS.get(instance.family, {})
     names = {name: called for name, _, called in known.values()}
-    wanted, must_have, _ = known.get(getattr(instance, "mode", ""), ("", "", ""))
+    wanted, must_have, _ = known.get(_mode(instance), ("", "", ""))
     got = type(plan).__name__
     return f"plan must have {must_have}, got {names[got]}" if wanted and got in names and got != wanted else None
+
+
+def _mode(instance: Any) -> str:
+    from headroom.registry import FAMILIES
+
+    return FAMILIES[instance.family].mode_of(instance) if instance.family in FAMILIES else ""
 
 
 def fleets_are_means(instance: Any) -> bool:
@@ -158,8 +176,16 @@ def _kv_tiering(instance: Any, plan: Any) -> Pairs:
     return of_tiers(instance, plan)
 
 
+def _request_packing(instance: Any, plan: Any) -> Pairs:
+    """How full the bins are, or what the slots do with the time."""
+    from headroom.describe_request_packing import describe as of_packing
+
+    return of_packing(instance, plan)
+
+
 _FAMILIES: dict[str, Callable[[Any, Any], Pairs]] = {
     "gpu_selection": _gpu_selection,
     "expert_placement": _expert_placement,
     "kv_tiering": _kv_tiering,
+    "request_packing": _request_packing,
 }

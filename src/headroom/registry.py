@@ -12,8 +12,22 @@ from types import MappingProxyType
 from headroom.registry_expert_placement import EXPERT_PLACEMENT
 from headroom.registry_gpu_selection import GPU_SELECTION
 from headroom.registry_kv_tiering import KV_TIERING
+from headroom.registry_request_packing import REQUEST_PACKING
 from headroom.registry_types import BoundMethod, Entry, Family, Kind, Method, Proof, load
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (GPU_SELECTION, EXPERT_PLACEMENT, KV_TIERING)})
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (GPU_SELECTION, EXPERT_PLACEMENT, KV_TIERING, REQUEST_PACKING)})
 
-__all__ = ["EXPERT_PLACEMENT", "FAMILIES", "GPU_SELECTION", "KV_TIERING", "BoundMethod", "Entry", "Family", "Kind", "Method", "Proof", "load"]
+__all__ = [
+    "EXPERT_PLACEMENT",
+    "FAMILIES",
+    "GPU_SELECTION",
+    "KV_TIERING",
+    "REQUEST_PACKING",
+    "BoundMethod",
+    "Entry",
+    "Family",
+    "Kind",
+    "Method",
+    "Proof",
+    "load",
+]

@@ -269,7 +269,7 @@ def _spoken(value: float) -> str:
 
 def _computed(family: Family, instance: Instance) -> Iterator[BoundCheck]:
     """The closed-form bounds of the family: cheap, and enough to say how far any plan is from a bound."""
-    for name, entry in family.bounds.items():
+    for name, entry in family.bounds_for(instance).items():
         if entry.proof == "closed_form":
             value = _recomputed(family, instance, Bound(-math.inf, name, "closed_form"))
             yield BoundCheck(name, "closed_form", "computed", None, value)

@@ -13,6 +13,10 @@
 | `epochs(ax, instance, plan)`          | the fleet over time, stacked, with the load                              |
 | `tier_occupancy(ax, instance, plan)`  | what each memory tier holds over the steps, below its capacity           |
 | `tier_times(ax, instance, plan)`      | how long each memory tier works in each step, and the step               |
+| `slot_gantt(ax, instance, plan)`      | who is in which slot when, by stage of admission, and the prefills       |
+| `bin_fill(ax, instance, plan)`        | tokens in each bin, the fullest first, below the capacity                |
+| `gap_bars(ax, results)`               | how far each result is above the certified bound                         |
+| `slot_utilisation(ax, results)`       | how busy slots are against how many there are, method by method          |
 | `gap_distribution(ax, comparison)`    | gaps to the best bound, method by method                                 |
 
 Nothing here needs a display: figures are made without pyplot. matplotlib is imported when a function is called.
@@ -25,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headroom.plots.comparisons import gap_distribution
     from headroom.plots.files import figure, save, save_sweep
+    from headroom.plots.packing import bin_fill, gap_bars, slot_gantt, slot_utilisation
     from headroom.plots.plans import epochs, fleet
     from headroom.plots.sweeps import capacity_sweep, cost_mix, limit_sweep, moves_front, price_sweep, shadow_price_bars, slo_heat_map
     from headroom.plots.tiers import tier_occupancy, tier_times
@@ -33,14 +38,17 @@ _HOME = {
     "cost_mix": "sweeps", "limit_sweep": "sweeps", "moves_front": "sweeps", "price_sweep": "sweeps", "shadow_price_bars": "sweeps",
     "slo_heat_map": "sweeps", "capacity_sweep": "sweeps", "tier_occupancy": "tiers", "tier_times": "tiers",
     "epochs": "plans", "fleet": "plans", "gap_distribution": "comparisons", "figure": "files", "save": "files", "save_sweep": "files",
+    "bin_fill": "packing", "gap_bars": "packing", "slot_gantt": "packing", "slot_utilisation": "packing",
 }  # fmt: skip
 
 __all__ = [
+    "bin_fill",
     "capacity_sweep",
     "cost_mix",
     "epochs",
     "figure",
     "fleet",
+    "gap_bars",
     "gap_distribution",
     "limit_sweep",
     "moves_front",
@@ -49,6 +57,8 @@ __all__ = [
     "save_sweep",
     "shadow_price_bars",
     "slo_heat_map",
+    "slot_gantt",
+    "slot_utilisation",
     "tier_occupancy",
     "tier_times",
 ]
