@@ -11,6 +11,7 @@ from benchmarks import (
     gpu_selection_policies,
     gpu_selection_sweeps,
     kv_tiering,
+    request_packing,
 )
 
 if __name__ == "__main__":
@@ -29,3 +30,5 @@ if __name__ == "__main__":
     expert_placement_online.main(["--short"])
     print()
     kv_tiering.main(["--short"])
+    print()
+    request_packing.main(["--short"])

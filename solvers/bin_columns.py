@@ -145,12 +145,13 @@ class Relaxation:
                 break
         return np.array(found, np.int64), most
 
-    def generate(self, exact: bool = False, on_bound: Callable[[], object] = lambda: None, most_rounds: int = 100_000) -> None:
-        """Rounds of pricing until the bound, rounded up, meets the master's value rounded up; `exact`: until nothing prices out."""
+    def generate(self, exact: bool = False, on_bound: Callable[[], object] = lambda: None, known: int = 0) -> None:
+        """Rounds of pricing until the bound, or `known` bins that somebody proved, meets the master's value rounded up; `exact`: until nothing
+        prices out."""
         items = self.items
         at = np.zeros(len(items.size))
         first = True
-        for _ in range(most_rounds):
+        while True:
             if self.stop():
                 break
             self.solve()
@@ -160,16 +161,16 @@ class Relaxation:
                 at = smooth.copy()
             first = False
             on_bound()
-            if self._done(exact):
+            if self._done(exact, known):
                 break
             if not added and (smooth is self.dual or not self._priced(self.dual)):
                 self.exact = True
                 break
         self.exact |= exact and not self.stop()
 
-    def _done(self, exact: bool) -> bool:
+    def _done(self, exact: bool, known: int) -> bool:
         """Whether bound and value have met, as far as bins go."""
-        return self.bound >= math.ceil(self.value - INTEGRAL) and (not exact or self.share >= self.value * (1 - 1e-9))
+        return max(self.bound, known) >= math.ceil(self.value - INTEGRAL) and (not exact or self.share >= self.value * (1 - 1e-9))
 
     def _priced(self, dual: FloatArray) -> int:
         patterns, most = self.price(dual, self.items.demand, exact=False)

@@ -25,6 +25,11 @@ SURE_DIVES, MORE_DIVES = 4, 200
 MOST_EXACT: Final = 30_000
 MOST_LISTED: Final = 60_000
 """Patterns in an integer program: of all, and of those that no other replaces."""
+MOST_FEW, FEW_AN_ITEM = 9_000, 15
+"""The same where they are listed first."""
+CERTIFIABLE: Final = 150
+"""Distinct sizes up to which a certificate is sought for what an integer program has said."""
+FEW_NODES: Final = 3_000_000
 LISTING_NODES: Final = 400_000_000
 WHOLE: Final = 1e-6
 
@@ -69,21 +74,33 @@ def pack(
     report(found)
     if found.closed or stop():
         return found
+    # Where bins must be about full, few patterns are: the sizes themselves are the weights, and no program over patterns is needed to list them.
+    _settle(found, items, items.size, report, FEW_NODES, remaining_s)
     relaxation = Relaxation(items, stop)
     relaxation.add(start)
-    relaxation.generate(on_bound=lambda: _raise(found, relaxation, report))
+    if not found.closed and not stop():
+        _search(found, relaxation, rng, stop, report, remaining_s)
+    if found.claimed > max(found.bound, known) and len(items.size) <= CERTIFIABLE and not stop():
+        # What a program said may have a certificate: the relaxation goes on until it has, or falls too low for one.
+        relaxation.generate(on_bound=lambda: _raise(found, relaxation, report), known=found.claimed - 1)
+    return found
+
+
+def _search(
+    found: Found, relaxation: Relaxation, rng: np.random.Generator, stop: Callable[[], bool], report: Report, remaining_s: Callable[[], float]
+) -> None:
+    """The program over patterns, dives, and lists of patterns, in turn."""
+    relaxation.generate(on_bound=lambda: _raise(found, relaxation, report), known=found.lowest)
     _raise(found, relaxation, report)
     _dives(found, relaxation, rng, SURE_DIVES, report)
     settled = 0
     while not found.closed and not stop():
-        if found.lowest > settled:
-            settled = found.lowest
-            _list(found, relaxation, report, stop, remaining_s)
-            _dives(found, relaxation, rng, SURE_DIVES, report)
-        else:
+        if found.lowest == settled:
             _dives(found, relaxation, rng, MORE_DIVES, report)
-            break
-    return found
+            return
+        settled = found.lowest
+        _list(found, relaxation, report, stop, remaining_s)
+        _dives(found, relaxation, rng, SURE_DIVES, report)
 
 
 def _raise(found: Found, relaxation: Relaxation, report: Report) -> None:
@@ -105,21 +122,24 @@ def _dives(found: Found, relaxation: Relaxation, rng: np.random.Generator, most:
 
 
 def _list(found: Found, relaxation: Relaxation, report: Report, stop: Callable[[], bool], remaining_s: Callable[[], float]) -> None:
-    """Settle whether as many bins as the bound are enough, by an integer program over all patterns that such a packing may use."""
-    items = relaxation.items
+    """The same with the weights that prove most, once they are known."""
     if not relaxation.exact:
         relaxation.generate(exact=True)
         _raise(found, relaxation, report)
-    bins = found.lowest
-    if found.closed or stop():
-        return
+    if not found.closed and not stop():
+        _settle(found, relaxation.items, relaxation.sharpest, report, LISTING_NODES, remaining_s)
+
+
+def _settle(found: Found, items: Items, weights: IntArray, report: Report, nodes: int, remaining_s: Callable[[], float]) -> None:
+    """Settle whether as many bins as the bound are enough, by an integer program over all patterns that such a packing may use."""
+    bins, quick = found.lowest, nodes == FEW_NODES
     # Every pattern that may be used, each item in exactly one of them, is the stronger program; without those that others replace it is smaller.
-    for undominated in (False, True):
-        patterns = useful_patterns(items, relaxation.sharpest, bins, undominated)
+    for undominated in (False,) if quick else (False, True):
+        patterns = useful_patterns(items, weights, bins, undominated, nodes)
         if patterns is None:
             continue
         found.listed = len(patterns)
-        chosen, proved = _cover(items, patterns, bins, not undominated, remaining_s())
+        chosen, proved = _cover(items, patterns, bins, not undominated, remaining_s(), quick)
         if chosen is not None:
             found.patterns = np.repeat(patterns, chosen, axis=0)
             report(found)
@@ -129,21 +149,24 @@ def _list(found: Found, relaxation: Relaxation, report: Report, stop: Callable[[
         return
 
 
-def useful_patterns(items: Items, weights: IntArray, bins: int, undominated: bool) -> IntArray | None:
+def useful_patterns(items: Items, weights: IntArray, bins: int, undominated: bool, nodes: int = LISTING_NODES) -> IntArray | None:
     """All patterns that a packing into `bins` may use; `undominated`: up to exchange for larger items. None where they are too many to list."""
     if undominated:
         # Larger items must not weigh less, or exchanging an item for a larger one could make a pattern lighter.
         weights = np.maximum.accumulate(weights[::-1])[::-1]
     most = best_pattern(items.size, weights, items.demand, items.capacity).bound
     least = int((weights * items.demand).sum()) - (bins - 1) * most
-    limit = MOST_LISTED if undominated else MOST_EXACT
-    return patterns_worth(items.size, weights, items.demand, items.capacity, least, undominated, limit, LISTING_NODES)
+    limit = MOST_LISTED if undominated else MOST_EXACT if nodes > FEW_NODES else min(MOST_FEW, FEW_AN_ITEM * int(items.demand.sum()))
+    return patterns_worth(items.size, weights, items.demand, items.capacity, least, undominated, limit, nodes)
 
 
-def _cover(items: Items, patterns: IntArray, bins: int, exact: bool, limit_s: float) -> tuple[IntArray | None, bool]:
+def _cover(
+    items: Items, patterns: IntArray, bins: int, exact: bool, limit_s: float, quick: bool = False
+) -> tuple[IntArray | None, bool]:
     """How often each pattern is used so that `bins` of them hold all items, or None; and whether that is proved impossible.
 
-    `exact`: the patterns hold every item as often as it is asked for; otherwise each item may be in the place of one no smaller.
+    `exact`: the patterns hold every item as often as it is asked for; otherwise each item may be in the place of one no smaller. `quick`: only what
+    presolving and the first node say.
     """
     import highspy
 
@@ -156,6 +179,8 @@ def _cover(items: Items, patterns: IntArray, bins: int, exact: bool, limit_s: fl
     solver: Any = highspy.Highs()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
+    if quick:
+        solver.setOptionValue("mip_max_nodes", 1)
     if np.isfinite(limit_s):
         solver.setOptionValue("time_limit", max(limit_s, 0.0))
     program: Any = highspy.HighsLp()

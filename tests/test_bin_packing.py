@@ -113,7 +113,8 @@ def test_packings_and_bounds_against_brute_force() -> None:
         found, heard = packed(items, seed)
         assert found.bins == best == found.lowest, (seed, sizes, capacity)
         assert found.bound <= best
-        assert weighed(items.demand, found.weights, heaviest(Counted(items.size, items.demand, capacity), found.weights)) == found.bound
+        proved = weighed(items.demand, found.weights, heaviest(Counted(items.size, items.demand, capacity), found.weights))
+        assert found.bound <= proved <= best
         assert all(count >= best >= bound for count, bound in heard)
         where = assign(items, found.patterns)
         load = np.bincount(where, np.repeat(items.size, items.demand))
