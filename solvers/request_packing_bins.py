@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.bounds.request_packing_bins import dff, l2, too_large, volume, weights_certificate, weights_value
+from headroom.bounds.request_packing_groups import split_volume
 from headroom.bounds.request_packing_reduction import Reduced, counted, reduced
 from headroom.formulations.progress import Progress
 from headroom.formulations.request_packing import BinPlan, bin_plan
@@ -16,6 +17,7 @@ from headroom.heuristics.request_packing import bfd, ffd, ffd_grouped, minimum_b
 from headroom.instances.request_packing import RequestPacking
 from headroom.solvers.bin_columns import Items
 from headroom.solvers.bin_packing import Found, assign, pack
+from headroom.solvers.request_packing_groups import grouped
 
 IntArray = npt.NDArray[np.int64]
 MOST_SIZES, MOST_ITEMS = 3_000, 50_000
@@ -26,10 +28,11 @@ def bins(instance: RequestPacking, params: SolveParams, progress: Progress) -> O
     """The fewest bins, with bounds. Anytime; deterministic for a seed unless a limit cuts it off. Exponential in the worst case.
 
     Guarantee before the program over patterns: first fit decreasing, 11/9 of the optimum and 6/9 of a bin (Dósa, doi 10.1007/978-3-540-74450-4_1).
-    Where groups share something the bounds are those of the volume and of the requests' own tokens.
+    Where groups share something the program is over patterns that pay for them (`request_packing_groups`), without lists.
     """
     large = too_large(instance)
-    bounds = {bound.method: bound for bound in (form(instance, params, progress) for form in (volume, l2))}
+    closed = (volume, l2) if instance.plain else (volume, split_volume, l2)
+    bounds = {bound.method: bound for bound in (form(instance, params, progress) for form in closed)}
     if large is not None:
         for bound in bounds.values():
             progress.keep(bound)
@@ -49,7 +52,10 @@ def bins(instance: RequestPacking, params: SolveParams, progress: Progress) -> O
     if instance.plain and not _closed(progress) and progress.should_stop() is None:
         for bound in _by_patterns(instance, params, progress):
             bounds[bound.method] = bound
-    solver = "HiGHS" if "patterns" in bounds else None
+    if not instance.plain and not _closed(progress) and progress.should_stop() is None:
+        for bound in grouped(instance, params, progress):
+            bounds[bound.method] = bound
+    solver = "HiGHS" if {"patterns", "grouped_patterns"} & bounds.keys() else None
     return Outcome(progress.plan, tuple(bounds.values()), progress.should_stop() or "completed", solver=solver)
 
 
