@@ -127,8 +127,8 @@ def quantity_of(instance: Instance, name: str, index: str) -> Quantity:
     known = family_of(instance).sweeps_for(instance)
     if name not in known:
         expected = [*known, *([SHADOW] if family_of(instance).limits is not None else [])]
-        known = f"expected one of {', '.join(expected)}" if expected else "nothing can"
-        raise InputError(f"{shown(name)} cannot be swept in {instance.family}; {known}", "sweep")
+        hint = f"expected one of {', '.join(expected)}" if expected else "nothing can"
+        raise InputError(f"{shown(name)} cannot be swept in {instance.family}; {hint}", "sweep")
     quantity: Quantity = known[name].load()(instance, index)
     return quantity
 
