@@ -22,6 +22,8 @@ from headroom.solvers.grouped_search import squeeze
 IntArray = npt.NDArray[np.int64]
 QUICK_STEPS, MORE_STEPS = 400, 4_000
 """Steps of the search before the program over patterns, and after."""
+STARTS = 3
+"""Searches before the program over patterns."""
 DIVES = 12
 
 
@@ -51,9 +53,13 @@ def grouped(instance: RequestPacking, params: SolveParams, progress: Progress) -
     else:
         patterns = filled_start(items, int(bounds[0].value), rng, stop)
         heard(patterns)
-    patterns = squeeze(items, patterns, _wanted(progress), rng, stop, heard, QUICK_STEPS)
-    if stop():
-        return bounds
+    for n in range(STARTS):
+        # A search that stalls stalls for long: a start of another kind is worth more than further steps.
+        begun = patterns if n == 0 else filled_start(items, int(bounds[0].value), rng, stop)
+        found = squeeze(items, begun, _wanted(progress), rng, stop, heard, QUICK_STEPS)
+        patterns = min(patterns, found, key=len)
+        if stop():
+            return bounds
     relaxation = GroupedRelaxation(items, least_bins(types), stop)
     relaxation.add(patterns)
     relaxation.generate(_wanted(progress), on_bound=lambda: progress.raise_bound(float(relaxation.bound)))
