@@ -40,6 +40,8 @@ DENSE_CAPACITY = 2**21
 """Up to it the recheck's table has an entry for every load; beyond, for every load that matters."""
 MOST_LOADS = 2**24
 """Loads that matter, at most."""
+MOST_STEPS, SORTING = 3 * 10**10, 200
+"""Of the recheck's table, some 20 s; a load that is sorted in takes about as long as so many."""
 
 
 def volume(instance: RequestPacking, params: SolveParams, progress: Progress) -> Bound:
@@ -193,20 +195,23 @@ def heaviest(items: Counted, weight: IntArray) -> int:
                 copies.append((count * s, count * w))
             left, chunk = left - count, 2 * chunk
     if capacity <= DENSE_CAPACITY:
+        if len(copies) * capacity > MOST_STEPS:
+            raise CertificateError(f"certificate.weight makes {len(copies)} passes over {capacity} loads: too many to recheck")
         best = np.zeros(capacity + 1, np.int64)
         for s, w in copies:
             np.maximum(best[s:], best[: capacity + 1 - s] + w, out=best[s:])
         return int(best[-1])
-    load, value = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    load, value, steps = np.zeros(1, np.int64), np.zeros(1, np.int64), 0
     for s, w in copies:
+        steps += len(load)
         fits = load + s <= capacity
         both, worth = np.concatenate([load, load[fits] + s]), np.concatenate([value, value[fits] + w])
         order = np.lexsort((-worth, both))
         both, worth = both[order], worth[order]
         better = np.concatenate([[True], worth[1:] > np.maximum.accumulate(worth)[:-1]])
         load, value = both[better], worth[better]
-        if len(load) > MOST_LOADS:
-            raise CertificateError(f"certificate.weight makes more than {MOST_LOADS} loads matter: too many to recheck")
+        if len(load) > MOST_LOADS or steps > MOST_STEPS // SORTING:
+            raise CertificateError(f"certificate.weight makes more than {min(steps, MOST_LOADS)} loads matter: too many to recheck")
     return int(value[-1])
 
 

@@ -31,6 +31,8 @@ from headroom.instances.request_packing import RequestPacking
 IntArray = npt.NDArray[np.int64]
 MOST_BITS: Final = 10**11
 """Sums of outputs are only listed where requests x steps are no more (half a second)."""
+MOST_BITS_AT_ONCE: Final = 2**30
+"""Of one list of sums: an eighth of a GiB."""
 MOST_CELLS: Final = 3 * 10**9
 """Of the table that prices a load: about ten seconds."""
 SAFE: Final = 2**61
@@ -120,9 +122,10 @@ def pigeonhole_steps(output: IntArray, slots: int) -> int:
 
 def lifted(output: IntArray, steps: int) -> int:
     """The least sum of some outputs that is at least `steps`: a slot's load is one. `steps` itself where there are too many sums to list."""
-    if steps <= 0 or len(output) * steps > MOST_BITS or steps >= _sum(output):
-        return steps
     longest = int(output.max())
+    bits = steps + longest + 1
+    if steps <= 0 or bits > MOST_BITS_AT_ONCE or len(output) * bits > MOST_BITS or steps >= _sum(output):
+        return steps
     mask = (1 << (steps + longest + 1)) - 1
     sums = 1
     for length in np.sort(output).tolist():
@@ -302,6 +305,8 @@ def _check_prices(certificate: Mapping[str, Any], length: IntArray, copies: IntA
         raise CertificateError("certificate.length must be the outputs' lengths, rising")
     if (price < 0).any() or (price > 2**30).any():
         raise CertificateError("certificate.price must be from 0 to 2^30")
+    if steps >= int(length @ copies):
+        raise CertificateError("certificate.steps must be below the sum of all outputs, which one slot can hold")
     if not priceable(length, copies, steps):
         raise CertificateError("certificate.steps is too large for the table of loads")
     if int(price @ copies) <= slots * dearest(length, copies, price, steps):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from headroom.bounds.certificates import CertificateError
 from headroom.bounds.request_packing_bins import too_large, volume, weights_certificate, weights_value
 from headroom.bounds.request_packing_reduction import counted, reduced
 from headroom.formulations.progress import Progress
@@ -30,4 +31,7 @@ def patterns(instance: RequestPacking, params: SolveParams, progress: Progress) 
     relaxation.add(greedy(items, items.demand))
     relaxation.generate(on_bound=lambda: progress.raise_bound(float(small.bins + relaxation.bound)))
     certificate = weights_certificate(rest, relaxation.weights)
-    return Bound(weights_value(instance, certificate), "patterns", "certificate", certificate)
+    try:
+        return Bound(weights_value(instance, certificate), "patterns", "certificate", certificate)
+    except CertificateError:  # bins of many tokens and many loads: nobody could recheck it
+        return Bound(float(small.bins + relaxation.bound), "patterns", "solver")

@@ -212,7 +212,9 @@ def _vertices(most: list[int], time_s: list[float]) -> tuple[tuple[float, float]
     slopes = [0.0, *(slope for slope, _ in edges), *(time_s[i] / most[i] for i in hull if most[i])]
     # With a as given, the largest b; rounded down by recomputing it over all levels.
     pairs = ((slope, min(time - slope * tokens for tokens, time in zip(most, time_s, strict=True))) for slope in slopes)
-    return tuple((slope, max(0.0, b)) for slope, b in pairs if b >= -1e-15 * max(time_s))
+    # The steepest line through nothing, lowered by what a quotient can be rounded: its b is 0, whatever the dearest level costs.
+    steepest = min((time / tokens for tokens, time in zip(most, time_s, strict=True) if tokens), default=0.0) * (1 - 1e-15)
+    return (*((slope, b) for slope, b in pairs if b >= 0.0), (steepest, 0.0))
 
 
 def prefill_cover_s(cover: Cover) -> float:

@@ -92,7 +92,7 @@ class Relaxation:
         """Add patterns [n][m]; those that are there already are left out. Returns how many were new."""
         fresh = []
         for pattern in patterns:
-            key = pattern.astype(np.int16).tobytes()
+            key = pattern.astype(np.int32).tobytes()
             if key not in self._known:
                 self._known.add(key)
                 fresh.append(pattern)

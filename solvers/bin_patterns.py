@@ -19,6 +19,7 @@ TABLE_CELLS: Final = 40_000_000
 """Up to so many (copy of an item, load) pairs a table of all loads is filled; beyond, branch and bound."""
 NODES: Final = 2_000_000
 """Of branch and bound, before it gives up and says what it knows."""
+WHOLE_PRODUCT: Final = 2**62
 QUICK_NODES: Final = 2_000
 QUICK_FROM: Final = 200_000
 """Table cells from which a quick search comes first."""
@@ -109,7 +110,10 @@ def _by_branching(size: IntArray, value: IntArray, most: IntArray, capacity: int
                 bound += k * value[j]
                 left -= k * size[j]
                 if k < most[j] and left > 0:
-                    bound += left * value[j] // size[j]
+                    if left <= WHOLE_PRODUCT // max(value[j], 1):
+                        bound += left * value[j] // size[j]
+                    else:  # the product would not fit into 64 bits: rounded up
+                        bound += int(left * (value[j] / size[j]) * (1 + 1e-12)) + 1
                     break
             if visited == 0 and i == 0:
                 root = bound
@@ -178,7 +182,7 @@ def _best_after(size: IntArray, value: IntArray, most: IntArray, capacity: int) 
 def _enumerate(
     size: IntArray, value: IntArray, most: IntArray, copies: IntArray, capacity: int, least: int, undominated: bool, most_patterns: int, nodes: int,
     table: IntArray,
-) -> tuple[npt.NDArray[np.int16], int]:
+) -> tuple[npt.NDArray[np.int32], int]:
     """The patterns one after the other, and how many; -1 where a limit was met. Items in order of falling size."""
     n = len(size)
     with_table = table.shape[0] > 0
@@ -189,7 +193,7 @@ def _enumerate(
     for i in range(n):
         if copies[i] > 0:
             smallest = min(smallest, size[i])
-    flat = np.zeros(n * 64, np.int16)
+    flat = np.zeros(n * 64, np.int32)
     count, visited = 0, 0
     now = np.zeros(n, np.int64)
     room, worth, i = capacity, 0, 0
@@ -229,7 +233,7 @@ def _enumerate(
                 if count == most_patterns:
                     return flat, -1
                 if (count + 1) * n > len(flat):
-                    grown = np.zeros(2 * len(flat), np.int16)
+                    grown = np.zeros(2 * len(flat), np.int32)
                     grown[: len(flat)] = flat
                     flat = grown
                 flat[count * n : (count + 1) * n] = now

@@ -13,6 +13,7 @@ from headroom.formulations.kv_tiering import TieringPlan, build_model
 from headroom.formulations.kv_tiering_model import plan_of_values, tiers_of_plan
 from headroom.formulations.progress import Progress
 from headroom.formulations.types import Bound, Outcome, SolveParams
+from headroom.heuristics.kv_tiering import belady
 from headroom.instances.kv_tiering import KvTiering
 from headroom.solvers.highs import solve_mip
 from headroom.solvers.standard_form import StandardForm, standard_form
@@ -45,6 +46,9 @@ def highs(instance: KvTiering, params: SolveParams, progress: Progress) -> Outco
     if arcs > LARGEST_MODEL:
         note = f"the model has {arcs} arcs; HiGHS takes up to {LARGEST_MODEL}"
         return Outcome(plan=progress.plan, bounds=tuple(bounds), notes=(note,))
+    given = progress.plan
+    if given is None:
+        progress.offer(belady(instance, params.rng()))  # a plan there is, whatever HiGHS finds in its time
     if arcs * SECONDS_AN_ARC > progress.remaining_s:
         return Outcome(plan=progress.plan, bounds=tuple(bounds), stop="time_limit", notes=("no time to build the Pyomo model",))
     model = build_model(instance)
@@ -56,7 +60,7 @@ def highs(instance: KvTiering, params: SolveParams, progress: Progress) -> Outco
     def offer(x: FloatArray) -> None:
         progress.offer(plan_of_values(instance, form.values(model.x, x)))
 
-    start = _start(instance, form, progress.plan) if isinstance(progress.plan, TieringPlan) else None
+    start = _start(instance, form, given) if isinstance(given, TieringPlan) else None
     options = {"presolve": "off"} if arcs <= SMALL_MODEL else None
     answer = solve_mip(form, params, progress, offer, start, options, unit_s)
     if answer.x is not None:

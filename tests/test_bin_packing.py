@@ -177,3 +177,17 @@ def test_stopping_at_once_leaves_a_packing_and_a_bound() -> None:
     found = pack(items, np.random.default_rng(0), lambda: True, lambda found: None, lambda: 0.0)
     assert found.bins >= found.bound >= items.bins_by_volume
     assert (found.patterns.sum(axis=0) >= items.demand).all()
+
+
+def test_branch_and_bound_with_huge_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bin_patterns, "TABLE_CELLS", 0)
+    size = np.array([15873323869, 15288494658, 13536278214, 8598417537])
+    found = best_pattern(size, size, np.array([1, 1, 1, 2]), 2**35)
+    assert found.value == found.bound == 33070158943  # 15873323869 and twice 8598417537
+
+
+def test_more_copies_than_sixteen_bits_hold() -> None:
+    sizes = np.array([40000, 34000, 25000, 39001, 31000, 28999] + [3] * 33000)
+    found, _ = packed(items_of(sizes, 99000))
+    assert found.claimed <= 3
+    assert found.lowest <= 3 <= found.bins

@@ -200,3 +200,12 @@ def test_a_time_limit_holds() -> None:
     assert time.perf_counter() - started < 8.0
     assert result.plan is not None
     assert result.certified_bound >= 1
+
+
+def test_huge_tokens_do_not_overflow() -> None:
+    # A product of room and value beyond 64 bits once pruned what was best: five bins were called optimal where four do.
+    sizes = [115900173568, 73550706164, 85227752819, 71596769890, 104281317424, 98603081583, 130826893171, 97065869443, 46592228515, 86757399255]
+    data = bins([*sizes, 58280307019, 129668047347], 2**38)
+    result = run(RequestPacking(**data), "bins", PARAMS)
+    assert result.objective == 4
+    assert result.bound <= 4

@@ -25,6 +25,7 @@ from headroom.instances.request_packing import RequestPacking
 from headroom.solvers.request_packing_highs import highs
 from headroom.solvers.request_packing_staged import staged
 from tests.oracles.request_packing import Oracle
+from tests.request_packing_cases import staged as staged_case
 
 Levels = list[tuple[int | None, float]]
 PAPER: Levels = [(256, 0.060), (512, 0.065), (1024, 0.107), (2048, 0.213), (4096, 0.427), (8192, 0.853), (16384, 1.707)]
@@ -204,3 +205,12 @@ def test_highs_packs_bins_as_few_as_there_are(seed: int) -> None:
     outcome, progress = solved(instance, highs)
     assert progress.objective == fewest((), (size + 1).tolist())
     assert outcome.bounds[-1].value == pytest.approx(progress.objective)
+
+
+def test_levels_of_very_different_times_do_not_lift_the_bound() -> None:
+    for first, second, best in ((1e-9, 1e-6, 5e-9), (0.0, 1e-7, 1e-9)):
+        data = staged_case([1, 1, 1, 1], [1, 1, 1, 1], 4, [(1, first), (2, second), (3, 1e9)], decode_step_s=1e-9)
+        instance = RequestPacking(**data)
+        assert Oracle(data).best() == pytest.approx(best)
+        assert stage_count_value(instance) <= best * (1 + 1e-9)
+        assert stage_cover_value(instance) <= best * (1 + 1e-9)
