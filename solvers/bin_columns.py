@@ -18,6 +18,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from headroom.solvers.bin_patterns import QUICK_FROM, best_pattern, good_pattern
+from headroom.solvers.compiled import compiled
 from headroom.solvers.linear_program import LinearProgram
 
 FloatArray = npt.NDArray[np.float64]
@@ -64,7 +65,6 @@ class Relaxation:
 
     items: Items
     stop: Callable[[], bool] = lambda: False
-    patterns: IntArray = field(init=False)
     bound: int = field(default=0, init=False)
     share: float = field(default=0.0, init=False)
     """The bound before rounding up, of the weights `sharpest`: a little less than the program's value."""
@@ -78,7 +78,7 @@ class Relaxation:
 
     def __post_init__(self) -> None:
         items = self.items
-        self.patterns = np.zeros((0, len(items.size)), np.int64)
+        self._store, self._count = np.zeros((256, len(items.size)), np.int64), 0
         self._known: set[bytes] = set()
         self.weights = self.sharpest = items.size.copy()
         self.exact = False
@@ -98,12 +98,22 @@ class Relaxation:
                 fresh.append(pattern)
         if fresh:
             rows = np.array(fresh, np.int64)
-            self.patterns = np.concatenate([self.patterns, rows])
+            first, self._count = self._count, self._count + len(rows)
+            if self._count > len(self._store):
+                grown = np.zeros((2 * self._count, rows.shape[1]), np.int64)
+                grown[:first] = self._store[:first]
+                self._store = grown
+            self._store[first : self._count] = rows
             if self._program is not None:
                 count = len(rows)
                 matrix = sp.csc_matrix(rows.T.astype(np.float64))
                 self._program.add_columns(np.ones(count), matrix, np.zeros(count), np.full(count, math.inf))
         return len(fresh)
+
+    @property
+    def patterns(self) -> IntArray:
+        """All patterns so far, in the order in which they came [n][m]."""
+        return self._store[: self._count]
 
     def solve(self, demand: IntArray | None = None, upper: FloatArray | None = None) -> None:
         """Solve the master over the patterns so far; `demand`, `upper` [patterns] in place of the items' own."""
@@ -111,7 +121,7 @@ class Relaxation:
             matrix = sp.csc_matrix(self.patterns.T.astype(np.float64))
             rows, columns = matrix.shape
             infinite = np.full(columns, math.inf)
-            self._program = LinearProgram(np.ones(columns), matrix, self._lower, np.full(rows, math.inf), np.zeros(columns), infinite)
+            self._program = LinearProgram(np.ones(columns), matrix, self._lower, np.full(rows, math.inf), np.zeros(columns), infinite, primal=True)
         row_lower = self._lower if demand is None else demand.astype(np.float64)
         upper = np.full(len(self.patterns), math.inf) if upper is None else upper
         infinite = np.full(len(row_lower), math.inf)
@@ -132,7 +142,8 @@ class Relaxation:
         for search in searches:
             left, found, most = demand.copy(), list[IntArray](), 0
             for n in range(MOST_A_ROUND):
-                best = search(items.size, value, left, items.capacity)
+                # Only the first need be the best of all; what the others leave may come from a quick search where a table is large.
+                best = (good_pattern if n and cells >= QUICK_FROM else search)(items.size, value, left, items.capacity)
                 if n == 0:
                     most = best.bound
                 if best.value <= SCALE * (1 + QUICK_WORTH if search is good_pattern else 1 + WORTH) and (n or search is good_pattern):
@@ -188,20 +199,33 @@ class Relaxation:
         return self.add(useful)
 
 
-def greedy(items: Items, demand: IntArray, best_fit: bool = True) -> IntArray:
+def greedy(items: Items, demand: IntArray) -> IntArray:
     """Patterns of a packing: bins filled one after the other with the largest items that fit, over and over. O(bins m)."""
-    left = demand.copy()
-    found: list[IntArray] = []
-    while left.any():
-        pattern, room = np.zeros(len(left), np.int64), items.capacity
-        for i in np.flatnonzero(left):
-            k = min(int(left[i]), room // int(items.size[i]))
-            if k:
-                pattern[i] = k
-                room -= k * int(items.size[i])
-        left -= pattern
-        found.append(pattern)
-    return np.array(found, np.int64)
+    flat, count = _greedy(items.size, demand.copy(), items.capacity)
+    return flat[: count * len(demand)].reshape(count, len(demand))
+
+
+@compiled
+def _greedy(size: IntArray, left: IntArray, capacity: int) -> tuple[IntArray, int]:
+    m, count, first = len(size), 0, 0
+    flat = np.zeros(64 * m, np.int64)
+    while True:
+        while first < m and left[first] == 0:
+            first += 1
+        if first == m:
+            return flat, count
+        if (count + 1) * m > len(flat):
+            grown = np.zeros(2 * len(flat), np.int64)
+            grown[: len(flat)] = flat
+            flat = grown
+        room = capacity
+        for i in range(first, m):
+            k = min(left[i], room // size[i])
+            if k > 0:
+                flat[count * m + i] = k
+                left[i] -= k
+                room -= k * size[i]
+        count += 1
 
 
 def dive(relaxation: Relaxation, wanted: int, most: int, rng: np.random.Generator | None = None, rounds: int = 30) -> IntArray | None:
@@ -213,6 +237,8 @@ def dive(relaxation: Relaxation, wanted: int, most: int, rng: np.random.Generato
     left = items.demand.copy()
     fixed: list[IntArray] = []
     best: IntArray | None = None
+    proper = np.ones(0, np.bool_)  # patterns of what is left; fewer and fewer of the old ones
+    changed = np.zeros(0, np.int64)
     while True:
         if relaxation.stop():
             return best
@@ -224,8 +250,12 @@ def dive(relaxation: Relaxation, wanted: int, most: int, rng: np.random.Generato
             return best
         relaxation.add(rest)
         for _ in range(rounds):
-            proper = (relaxation.patterns <= left).all(axis=1)
+            proper &= (relaxation.patterns[: len(proper), changed] <= left[changed]).all(axis=1)
+            proper = np.append(proper, (relaxation.patterns[len(proper) :] <= left).all(axis=1))
+            changed = changed[:0]
             relaxation.solve(left, np.where(proper, math.inf, 0.0))
+            if math.ceil(relaxation.value - INTEGRAL) <= wanted - len(fixed):
+                break  # good enough: better fractions would not be rounded any better
             patterns, heaviest = relaxation.price(relaxation.dual, left, exact=False)
             total = int((np.floor(relaxation.dual * SCALE).astype(np.int64) * left).sum())
             bound = -(-total // heaviest) if heaviest else 0
@@ -240,8 +270,10 @@ def dive(relaxation: Relaxation, wanted: int, most: int, rng: np.random.Generato
             order = np.argsort(-x, kind="stable")
             pick = 0 if rng is None else min(int(rng.geometric(0.5)) - 1, int((x > INTEGRAL).sum()) - 1)
             chosen = order[pick : pick + 1]
+        before = left
         for p in chosen:
             pattern = np.minimum(relaxation.patterns[p], left)
             if pattern.any():
                 fixed.append(pattern)
                 left = left - pattern
+        changed = np.flatnonzero(left != before)

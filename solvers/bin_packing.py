@@ -22,8 +22,8 @@ from headroom.solvers.bin_patterns import best_pattern, patterns_worth
 IntArray = npt.NDArray[np.int64]
 SURE_DIVES, MORE_DIVES = 4, 200
 """Dives before patterns are listed, and after, where they are too many."""
-MOST_EXACT: Final = 30_000
-MOST_LISTED: Final = 60_000
+MOST_EXACT: Final = 15_000
+MOST_LISTED: Final = 15_000
 """Patterns in an integer program: of all, and of those that no other replaces."""
 MOST_FEW, FEW_AN_ITEM = 9_000, 15
 """The same where they are listed first."""
@@ -75,9 +75,11 @@ def pack(
     if found.closed or stop():
         return found
     # Where bins must be about full, few patterns are: the sizes themselves are the weights, and no program over patterns is needed to list them.
-    _settle(found, items, items.size, report, FEW_NODES, remaining_s)
+    listed = _settle(found, items, items.size, report, FEW_NODES, remaining_s)
     relaxation = Relaxation(items, stop)
     relaxation.add(start)
+    if listed is not None:
+        relaxation.add(listed)
     if not found.closed and not stop():
         _search(found, relaxation, rng, stop, report, remaining_s)
     if found.claimed > max(found.bound, known) and len(items.size) <= CERTIFIABLE and not stop():
@@ -130,8 +132,10 @@ def _list(found: Found, relaxation: Relaxation, report: Report, stop: Callable[[
         _settle(found, relaxation.items, relaxation.sharpest, report, LISTING_NODES, remaining_s)
 
 
-def _settle(found: Found, items: Items, weights: IntArray, report: Report, nodes: int, remaining_s: Callable[[], float]) -> None:
-    """Settle whether as many bins as the bound are enough, by an integer program over all patterns that such a packing may use."""
+def _settle(
+    found: Found, items: Items, weights: IntArray, report: Report, nodes: int, remaining_s: Callable[[], float]
+) -> IntArray | None:
+    """Settle whether as many bins as the bound are enough, by an integer program over all patterns that such a packing may use; these."""
     bins, quick = found.lowest, nodes == FEW_NODES
     # Every pattern that may be used, each item in exactly one of them, is the stronger program; without those that others replace it is smaller.
     for undominated in (False,) if quick else (False, True):
@@ -146,7 +150,8 @@ def _settle(found: Found, items: Items, weights: IntArray, report: Report, nodes
         elif proved:
             found.claimed = bins + 1
             report(found)
-        return
+        return patterns
+    return None
 
 
 def useful_patterns(items: Items, weights: IntArray, bins: int, undominated: bool, nodes: int = LISTING_NODES) -> IntArray | None:
@@ -172,10 +177,14 @@ def _cover(
 
     if not len(patterns):
         return None, True
-    # Or places for items of at least each size, against the items of at least that size.
-    rows = patterns.T if exact else np.cumsum(patterns, axis=1).T
-    wanted = items.demand if exact else np.cumsum(items.demand)
-    matrix = sp.vstack([sp.csr_matrix(rows.astype(np.float64)), sp.csr_matrix(np.ones((1, len(patterns))))]).tocsc()
+    count, m = patterns.shape
+    columns = [sp.hstack([sp.csr_matrix(patterns), sp.csr_matrix(np.ones((count, 1)))])]
+    if not exact:
+        # A place that no item of its size takes goes to the next smaller size: one column for each size.
+        down = sp.csr_matrix(np.eye(m, k=1) - np.eye(m))
+        columns.append(sp.hstack([down, sp.csr_matrix((m, 1))]))
+    matrix = sp.vstack(columns).tocsr().T  # by columns, and never dense in floats
+    more = matrix.shape[1] - count
     solver: Any = highspy.Highs()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
@@ -185,19 +194,18 @@ def _cover(
         solver.setOptionValue("time_limit", max(limit_s, 0.0))
     program: Any = highspy.HighsLp()
     program.num_row_, program.num_col_ = matrix.shape
-    program.col_cost_ = np.zeros(len(patterns))
-    program.col_lower_, program.col_upper_ = np.zeros(len(patterns)), np.full(len(patterns), float(bins))
-    program.row_lower_ = np.append(wanted, bins).astype(np.float64)
-    program.row_upper_ = np.append(wanted if exact else np.full(len(wanted), np.inf), bins).astype(np.float64)
+    program.col_cost_ = np.zeros(count + more)
+    program.col_lower_, program.col_upper_ = np.zeros(count + more), np.repeat([float(bins), np.inf], [count, more])
+    program.row_lower_ = program.row_upper_ = np.append(items.demand, bins).astype(np.float64)
     program.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     program.a_matrix_.start_, program.a_matrix_.index_, program.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
-    program.integrality_ = [highspy.HighsVarType.kInteger] * len(patterns)
+    program.integrality_ = [highspy.HighsVarType.kInteger] * count + [highspy.HighsVarType.kContinuous] * more
     if solver.passModel(program) == highspy.HighsStatus.kError:
         raise RuntimeError("HiGHS refused the program over patterns")
     solver.run()
     status = solver.getModelStatus()
     if status == highspy.HighsModelStatus.kOptimal:
-        value = np.asarray(solver.getSolution().col_value)
+        value = np.asarray(solver.getSolution().col_value)[:count]
         chosen = np.round(value).astype(np.int64)
         if chosen.sum() == bins and (np.cumsum(chosen @ patterns) >= np.cumsum(items.demand)).all():
             return chosen, False

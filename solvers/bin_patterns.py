@@ -17,12 +17,14 @@ from headroom.solvers.compiled import compiled
 IntArray = npt.NDArray[np.int64]
 TABLE_CELLS: Final = 40_000_000
 """Up to so many (copy of an item, load) pairs a table of all loads is filled; beyond, branch and bound."""
-NODES: Final = 2_000_000
-"""Of branch and bound, before it gives up and says what it knows."""
+NODES: Final = 200_000
+"""Of branch and bound, before it says what it knows."""
+MOST_PLACES: Final = 2_000
+"""Items up to which the best single item for each room is tabled."""
 WHOLE_PRODUCT: Final = 2**62
 QUICK_NODES: Final = 2_000
 QUICK_FROM: Final = 200_000
-"""Table cells from which a quick search comes first."""
+"""Table cells from which a search comes first."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,40 @@ def good_pattern(size: IntArray, value: IntArray, copies: IntArray, capacity: in
 
 
 def best_pattern(size: IntArray, value: IntArray, copies: IntArray, capacity: int) -> BestPattern:
-    """The most valuable pattern. O(capacity sum of copies) where that is up to TABLE_CELLS, else branch and bound of at most NODES nodes."""
+    """The most valuable pattern. By a table of all loads where that is small, else by branch and bound of NODES nodes, then a table after all.
+
+    Beyond TABLE_CELLS the table is of sizes in a coarser unit: rounded down they give a bound, rounded up a pattern, and `value` may be less than
+    `bound` by what one unit an item is worth. O(min(TABLE_CELLS, capacity sum of copies)).
+    """
     most = np.minimum(copies, capacity // size)
     most = np.where(value > 0, most, 0)
     rows = int(most.sum())
-    found = np.zeros(len(size), np.int64)
     if rows == 0:
-        return BestPattern(found, 0, 0)
-    if rows * (capacity + 1) <= TABLE_CELLS:
-        best = int(_by_table(size, value, most, capacity, found))
-        return BestPattern(found, best, best)
-    return _branched(size, value, most, capacity, NODES)
+        return BestPattern(np.zeros(len(size), np.int64), 0, 0)
+    cells = rows * (capacity + 1)
+    if cells > QUICK_FROM:
+        searched = _branched(size, value, most, capacity, NODES)
+        if searched.bound == searched.value:
+            return searched
+        if cells > TABLE_CELLS:
+            return _coarse(size, value, most, capacity, -(-cells // TABLE_CELLS), searched)
+    return _tabled(size, value, most, capacity)
+
+
+def _tabled(size: IntArray, value: IntArray, most: IntArray, capacity: int) -> BestPattern:
+    found = np.zeros(len(size), np.int64)
+    best = int(_by_table(size, value, most, capacity, found))
+    return BestPattern(found, best, best)
+
+
+def _coarse(size: IntArray, value: IntArray, most: IntArray, capacity: int, unit: int, searched: BestPattern) -> BestPattern:
+    """The better of `searched` and what tables in units find."""
+    below = _tabled(size // unit, value, most, capacity // unit)
+    copies = below.copies
+    if int((copies * size).sum()) > capacity:
+        copies = _tabled(-(-size // unit), value, most, capacity // unit).copies
+    worth, bound = int((copies * value).sum()), min(below.bound, searched.bound)
+    return BestPattern(copies, worth, bound) if worth > searched.value else BestPattern(searched.copies, searched.value, bound)
 
 
 def _branched(size: IntArray, value: IntArray, most: IntArray, capacity: int, nodes: int) -> BestPattern:
@@ -89,13 +114,40 @@ def _by_table(size: IntArray, value: IntArray, most: IntArray, capacity: int, fo
 
 
 @compiled
+def _fitting(ascending: IntArray, room: int) -> int:
+    """How many of the sizes are at most `room`."""
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) >> 1
+        if ascending[middle] <= room:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
 def _by_branching(size: IntArray, value: IntArray, most: IntArray, capacity: int, nodes: int, found: IntArray) -> tuple[int, int]:
-    """Depth first over items in order of value a unit of size, the most copies first. Returns the best value and a bound."""
+    """Depth first over items in order of value a unit of size, the most copies first. Returns the best value and a bound.
+
+    Every item has copies. Where one item more fits at most, the best is looked up; where two or three fit, the k-th largest of q takes no more than
+    (room - (q - k) smallest) / k, and the best items of these sizes bound what follows.
+    """
     n = len(size)
     smallest = np.empty(n + 1, np.int64)
     smallest[n] = capacity + 1
     for i in range(n - 1, -1, -1):
-        smallest[i] = min(smallest[i + 1], size[i]) if most[i] > 0 else smallest[i + 1]
+        smallest[i] = min(smallest[i + 1], size[i])
+    with_top = n <= MOST_PLACES
+    ascending = np.sort(size) if with_top else np.zeros(0, np.int64)
+    top = np.zeros((n + 1, n + 1) if with_top else (1, 1), np.int64)  # value of the best of items i, i + 1, ... among the r smallest
+    if with_top:
+        for i in range(n - 1, -1, -1):
+            top[i] = top[i + 1]
+            for r in range(_fitting(ascending, size[i]), n + 1):
+                if top[i, r] >= value[i]:
+                    break
+                top[i, r] = value[i]
     now = np.zeros(n, np.int64)
     best, room, worth, visited, first = 0, capacity, 0, 0, 0
     root = 0
@@ -121,6 +173,27 @@ def _by_branching(size: IntArray, value: IntArray, most: IntArray, capacity: int
             if bound <= best:
                 pruned = True
                 break
+            s = smallest[i]
+            if with_top and room // 4 < s:
+                here = top[i]
+                last = here[_fitting(ascending, room)]
+                if room < 2 * s:
+                    if worth + last > best:
+                        best = worth + last
+                        found[:i], found[i:] = now[:i], 0
+                        for j in range(i, n):
+                            if value[j] == last and size[j] <= room:
+                                found[j] = 1
+                                break
+                    pruned = True
+                    break
+                more = max(last, here[_fitting(ascending, room - s)] + here[_fitting(ascending, room // 2)])
+                if room >= 3 * s:
+                    three = here[_fitting(ascending, room - 2 * s)] + here[_fitting(ascending, (room - s) // 2)]
+                    more = max(more, three + here[_fitting(ascending, room // 3)])
+                if worth + more <= best:
+                    pruned = True
+                    break
             k = min(most[i], room // size[i])
             now[i] = k
             room -= k * size[i]

@@ -33,7 +33,7 @@ class LinearAnswer:
 
 
 class LinearProgram:
-    """One HiGHS instance; `solve` changes bounds in place and warm-starts from the last basis."""
+    """One HiGHS instance; `solve` changes bounds in place and warm-starts from the last basis. `primal`: by primal simplex, where columns come."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class LinearProgram:
         row_upper: FloatArray,
         lower: FloatArray,
         upper: FloatArray,
+        primal: bool = False,
     ) -> None:
         import highspy
 
@@ -61,6 +62,8 @@ class LinearProgram:
             "presolve": "off",  # a warm basis is worth more, and rays exist only without it
             "primal_feasibility_tolerance": TOLERANCE,
             "dual_feasibility_tolerance": TOLERANCE,
+            # Where columns come and rows stay, the old basis remains primal feasible.
+            "simplex_strategy": 4 if primal else 1,
         }.items():
             if self._solver.setOptionValue(option, value) != highspy.HighsStatus.kOk:
                 raise RuntimeError(f"HiGHS refused option {option}")
