@@ -83,7 +83,14 @@ def squeeze(
 
 def _one_less(items: GroupedItems, patterns: IntArray, rng: np.random.Generator, stop: Callable[[], bool], most_steps: int) -> IntArray | None:
     gone = int(np.argmin([least_load(items, p) for p in patterns]))
-    held, wait = np.delete(patterns, gone, axis=0), patterns[gone].copy()
+    return settle(items, np.delete(patterns, gone, axis=0), patterns[gone], rng, stop, most_steps)
+
+
+def settle(
+    items: GroupedItems, held: IntArray, wait: IntArray, rng: np.random.Generator, stop: Callable[[], bool], most_steps: int
+) -> IntArray | None:
+    """Patterns [n][m] of as many bins as `held` with what waits [m] in them too; None where that is not found in so many steps."""
+    held, wait = held.copy(), wait.copy()
     waste = _waste(items, held)
     now, idle = least_load(items, wait), 0
     for _ in range(most_steps):
@@ -105,7 +112,7 @@ def _one_less(items: GroupedItems, patterns: IntArray, rng: np.random.Generator,
                 idle = 0
             held[chosen], wait, now = filled, rest, after
             waste[chosen] = _waste(items, filled)
-    return None
+    return held if not wait.any() else None
 
 
 def _waste(items: GroupedItems, patterns: IntArray) -> FloatArray:
@@ -113,4 +120,4 @@ def _waste(items: GroupedItems, patterns: IntArray) -> FloatArray:
     return items.capacity - (patterns @ items.size).astype(np.float64)
 
 
-__all__ = ["fill", "least_load", "squeeze", "values"]
+__all__ = ["fill", "least_load", "settle", "squeeze", "values"]
