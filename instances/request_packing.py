@@ -34,13 +34,18 @@ class PrefillLevel(Record):
 
 
 class Requests(Record):
-    """The backlog, request by request [N]. `group`: shared prefix or adapter, 0 .. G - 1, -1: none; null: no request has one."""
+    """The backlog, request by request [N]. `group`: shared prefix or adapter, 0 .. G - 1, -1: none; null: no request has one.
 
-    optional_arrays: ClassVar[frozenset[str]] = frozenset({"group"})
+    `prompt_tokens` are a request's own, without the prefix that its group shares (that is in the instance's `group_overhead_tokens`). `record`: its
+    number in the file that it comes from, 0 the first; null: the instance's order. Exports name it beside the request's number in the instance.
+    """
+
+    optional_arrays: ClassVar[frozenset[str]] = frozenset({"group", "record"})
 
     prompt_tokens: Annotated[IntArray, Numbers("requests.prompt_tokens", "[request]", whole=True, most=MOST_TOKENS)]
     output_tokens: Annotated[IntArray, Numbers("requests.output_tokens", "[request]", whole=True, most=MOST_TOKENS)]
     group: Annotated[IntArray, Numbers("requests.group", "[request]", whole=True, least=-1, most=MOST_REQUESTS)] | None = None
+    record: Annotated[IntArray, Numbers("requests.record", "[request]", whole=True, most=2**53)] | None = None
 
 
 class RequestPacking(Instance):
@@ -52,7 +57,10 @@ class RequestPacking(Instance):
     """
 
     family: ClassVar[str] = "request_packing"
-    array_fields: ClassVar[tuple[str, ...]] = ("requests.prompt_tokens", "requests.output_tokens", "requests.group", "group_overhead_tokens")
+    array_fields: ClassVar[tuple[str, ...]] = (
+        "requests.prompt_tokens", "requests.output_tokens", "requests.group", "requests.record",
+        "group_overhead_tokens",
+    )  # fmt: skip
 
     requests: Requests
     objective: Literal["bins", "makespan"]
@@ -81,7 +89,7 @@ class RequestPacking(Instance):
         count = len(self.requests.prompt_tokens)
         if not 1 <= count <= MOST_REQUESTS:
             raise rule(f"requests.prompt_tokens must have 1 to {MOST_REQUESTS} entries, got {count}")
-        for name in ("output_tokens", "group"):
+        for name in ("output_tokens", "group", "record"):
             array = getattr(self.requests, name)
             if array is not None and len(array) != count:
                 raise rule(f"requests.{name} must have {count} entries, one for each in requests.prompt_tokens, got {len(array)}")

@@ -1,7 +1,7 @@
 """Request packing from real files: the requests of a trace, packed offline; `request_packing_import_texts` has the literature's text formats.
 
 Every request of an Azure or Mooncake trace becomes a request of the instance, in the file's order, by the rules and notices of `request_traces`: 0
-prompt or output tokens count as 1. Arrival times only choose the requests (`from_s`, `until_s`). With objective "bins", Mooncake's `hash_ids` make
+prompt or output tokens count as 1. Where some are left out, `requests.record` has the numbers of the others in the file, 0 the first. Arrival times only choose the requests (`from_s`, `until_s`). With objective "bins", Mooncake's `hash_ids` make
 prefix groups: the prefix tree flattened to one level by the optimal rule of `request_packing_prefixes`, a group's overhead being its prefix and its
 requests' prompts what follows it. What was chosen, left out or not trusted is in the notices, which the command line prints on stderr and
 `provenance` keeps.
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.instances.errors import InputError, shown
-from headroom.instances.kv_tiering_generators import real, whole
+from headroom.instances.presets import real, whole
 from headroom.instances.request_packing import MOST_REQUESTS, MOST_TOKENS, PrefillLevel, RequestPacking, Requests
 from headroom.instances.request_packing_import_texts import import_bpp, import_cmax, stem_of
 from headroom.instances.request_packing_prefixes import PrefixTree, flatten, openable
@@ -160,10 +160,11 @@ def _import(path: Path, trace_format: str, asked: BacklogOptions) -> tuple[Reque
     group: IntArray | None = None
     overhead: IntArray | int = 0
     try:
-        prompt, output, hashes = _read(path, trace_format, asked, hashed, notices)
+        prompt, output, record, hashes = _read(path, trace_format, asked, hashed, notices)
         keep = _keep(path, prompt, output, asked, levels, notices)
         if not keep.all():
-            prompt, output, hashes = prompt[keep], output[keep], [found for found, kept in zip(hashes, keep.tolist(), strict=False) if kept]
+            prompt, output, record = prompt[keep], output[keep], record[keep]
+            hashes = [found for found, kept in zip(hashes, keep.tolist(), strict=False) if kept]
         if hashed:
             prompt, group, overhead, made["prefixes"] = _group(path, prompt, output, hashes, asked, notices)
         made["sources"] = [{"role": "trace", "format": trace_format, "file": path.name, "sha256": sha256_of(path)}]
@@ -172,7 +173,8 @@ def _import(path: Path, trace_format: str, asked: BacklogOptions) -> tuple[Reque
     if trace_format == MooncakeParser.name and not hashed:
         notices.append(f"{path.name}: shared prefixes are not used, every prompt counts in full")
     instance = RequestPacking(
-        name=stem_of(path), provenance=made | {"notices": notices}, requests=Requests(prompt_tokens=prompt, output_tokens=output, group=group),
+        name=stem_of(path), provenance=made | {"notices": notices},
+        requests=Requests(prompt_tokens=prompt, output_tokens=output, group=group, record=None if (record == np.arange(len(record))).all() else record),
         objective="bins" if asked.slots is None else "makespan", capacity_tokens=asked.capacity_tokens, group_overhead_tokens=overhead,
         padding_multiple=asked.padding_multiple, slots=asked.slots, prefill_levels=levels,
         decode_step_s=None if asked.decode_step_s is None else float(asked.decode_step_s),
@@ -188,8 +190,8 @@ def _parser(trace_format: str, asked: BacklogOptions, hashed: bool) -> TracePars
 
 def _read(
     path: Path, trace_format: str, asked: BacklogOptions, hashed: bool, notices: list[str]
-) -> tuple[IntArray, IntArray, list[list[int]]]:
-    """Prompt and output tokens [request] of the requests asked for, 0 counted as 1, and their hashes (none unless `hashed`)."""
+) -> tuple[IntArray, IntArray, IntArray, list[list[int]]]:
+    """Prompt and output tokens [request] of the requests asked for, 0 counted as 1, their numbers in the file, and hashes (none unless `hashed`)."""
     parser = _parser(trace_format, asked, hashed)
     least, below = -math.inf, math.inf
     windowed = asked.from_s > 0 or asked.until_s < math.inf
@@ -202,11 +204,14 @@ def _read(
     prompts: list[IntArray] = []
     outputs: list[IntArray] = []
     hashes: list[list[int]] = []
-    count, most = 0, asked.first or MOST_REQUESTS + 1
+    records: list[IntArray] = []
+    count, seen, most = 0, 0, asked.first or MOST_REQUESTS + 1
     for batch in batches(path, parser):
         taken = np.flatnonzero((batch.ticks >= least) & (batch.ticks < below))[: most - count]
         prompts.append(batch.prompt_tokens[taken])
         outputs.append(batch.output_tokens[taken])
+        records.append(seen + taken)
+        seen += len(batch.ticks)
         if isinstance(batch, _HashedBatch):
             hashes += [batch.blocks[k] for k in taken.tolist()]
         count += len(taken)
@@ -224,7 +229,7 @@ def _read(
         if zeros := int((tokens == 0).sum()):
             notices.append(f"{path.name}: {zeros} of {count} requests have 0 {kind} tokens ({name}); counted as 1")
         sizes.append(np.maximum(tokens, 1))
-    return sizes[0], sizes[1], hashes
+    return sizes[0], sizes[1], np.concatenate(records).astype(np.int64), hashes
 
 
 def _keep(

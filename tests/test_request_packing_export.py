@@ -18,7 +18,7 @@ from headroom.export import InfeasiblePlanError, export
 from headroom.export.request_packing import batches, queues, stages
 from headroom.formulations.request_packing import BinPlan, StagedPlan, bin_plan, evaluate, staged_plan
 from headroom.instances.errors import InputError
-from headroom.instances.request_packing import RequestPacking
+from headroom.instances.request_packing import RequestPacking, Requests
 from headroom.instances.request_packing_presets import make
 from headroom.run import Result
 from headroom.sweep import sweep
@@ -106,6 +106,20 @@ def test_stages_and_queues_by_hand() -> None:
         {"slot": 0, "requests": [2], "stage": [0], "start_s": [0.0], "finish_s": [6.5]},
         {"slot": 1, "requests": [0, 1], "stage": [0, 1], "start_s": [0.0, 3.5], "finish_s": [3.5, 6.5]},
     ]
+
+
+def test_requests_are_also_named_by_their_record() -> None:
+    def named(preset: str, record: list[int]) -> RequestPacking:
+        instance = by_hand(preset)
+        fields = {name: getattr(instance.requests, name) for name in ("prompt_tokens", "output_tokens", "group")}
+        return instance.replace(requests=Requests(**fields, record=record))
+
+    instance = named("toy", [7, 9, 11, 20, 21, 22])
+    _, lines = read(batches(instance, document(bin_plan([0, 1, 0, 1, 2, 2]))), "batches")
+    assert [(line["requests"], line["records"]) for line in lines] == [([0, 2], [7, 11]), ([1, 3], [9, 20]), ([4, 5], [21, 22])]
+    instance = named("toy-makespan", [30, 31, 42])
+    assert read(stages(instance, document(STAGED)), "stages")[1][0]["records"] == [42, 30]
+    assert [line["records"] for line in read(queues(instance, document(STAGED)), "slot-queues")[1]] == [[42], [30, 31]]
 
 
 @pytest.mark.parametrize("seed", range(60))

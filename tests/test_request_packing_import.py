@@ -108,6 +108,11 @@ def test_a_window_of_time_and_the_first_requests(tmp_path: Path) -> None:
     assert outputs(until_s=8) == [1, 20, 1]
     assert outputs(from_s=1.5, until_s=8.001) == [32, 20, 1]
     assert outputs(from_s=1.5, first=2) == [32, 20]
+    # Which rows of the file they are, the first 0; where all are taken their order says it.
+    later = import_azure_llm_requests(path, capacity_tokens=10**6, from_s=1.5, until_s=8)[0]
+    assert later.requests.record is not None
+    assert later.requests.record.tolist() == [2, 3]
+    assert import_azure_llm_requests(path, capacity_tokens=10**6)[0].requests.record is None
     message = refused(import_azure_llm_requests, path, capacity_tokens=9, from_s=8.5, until_s=9)
     assert message == "no request arrives from 8.5 s to before 9 s; the last one arrives at 8 s"
 
@@ -193,6 +198,8 @@ def test_mooncake_selections_choose_the_hashes_too(tmp_path: Path) -> None:
     # The second request is left out before groups are made.
     assert notices[0] == "LEFT OUT: 1 of 4 requests are larger than a bin of 1200 tokens, the largest has 1520"
     assert kept.requests.prompt_tokens.tolist() == [76, 0, 600]
+    assert kept.requests.record is not None
+    assert kept.requests.record.tolist() == [0, 2, 3]
     alone, _ = import_mooncake_requests(path, capacity_tokens=4096, first=1)
     assert (alone.requests.group, alone.group_overhead_tokens) == (None, 0)
     # No prefix longer than a bin becomes a group's overhead.

@@ -1,7 +1,8 @@
 """Packings for offline inference scripts: batch manifests, a queue for each slot, or the stages of a run; JSON lines that can be streamed.
 
-All name requests by their number in the instance; the header's "provenance" says where the instance comes from and, for an imported trace, how its
-records are numbered. Lines stand in the order in which they are to be run.
+All name requests by their number in the instance, 0 the first; where the instance has `requests.record` (an importer that took only some of a
+trace, or a file of your own), every list of requests has one of "records" beside it: their numbers in that file. The header's "provenance" says
+which. Lines stand in the order in which they are to be run. Seconds are given to a nanosecond.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ def batches(instance: RequestPacking, document: PlanDocument) -> str:
     }
     order = np.lexsort((np.arange(instance.count), instance.group_of, plan.bin)) if instance.groups else np.argsort(plan.bin, kind="stable")
     ends = np.searchsorted(plan.bin[order], used, side="right").tolist()
-    requests = order.tolist()
+    requests, record = order.tolist(), instance.requests.record
     shared = _groups_of_bins(instance, plan)
     lines: list[dict[str, Any]] = []
     begin = 0
     for b, tokens, end in zip(used.tolist(), load.tolist(), ends, strict=True):
-        line = {"bin": b, "requests": requests[begin:end], "tokens": tokens}
+        line = {"bin": b, "requests": requests[begin:end]} | _records(record, order[begin:end]) | {"tokens": tokens}
         lines.append(line | {"groups": shared[b]} if b in shared else line)
         begin = end
     return _lines(head, lines)
@@ -84,8 +85,8 @@ def queues(instance: RequestPacking, document: PlanDocument) -> str:
 
     def line(slot: int) -> dict[str, Any]:
         own = slice(bounds[slot], bounds[slot + 1])
-        times = {"start_s": _plain(start[own]), "finish_s": _plain(finish[own])}
-        return {"slot": slot, "requests": order[own].tolist(), "stage": run.stage[order[own]].tolist()} | times
+        named = {"slot": slot, "requests": order[own].tolist()} | _records(instance.requests.record, order[own])
+        return named | {"stage": run.stage[order[own]].tolist(), "start_s": _plain(start[own]), "finish_s": _plain(finish[own])}
 
     return _lines(head, (line(slot) for slot in range(instance.slots or 0)))
 
@@ -112,10 +113,9 @@ def stages(instance: RequestPacking, document: PlanDocument) -> str:
             "stage": k,
             "start_s": start,
             "admissions": stage.admit.tolist(),
-            "prompt_tokens": tokens,
-            "prefill_s": prefill,
-            "decode_steps": steps,
         }
+        | _records(instance.requests.record, stage.admit[:, 0])
+        | {"prompt_tokens": tokens, "prefill_s": prefill, "decode_steps": steps}
         for k, (stage, (start, tokens, prefill, steps)) in enumerate(zip(plan.stages, columns, strict=True))
     )
     return _lines(head, lines)
@@ -170,9 +170,13 @@ def _head(schema: str, instance: RequestPacking) -> dict[str, Any]:
     }
 
 
+def _records(record: IntArray | None, requests: IntArray) -> dict[str, list[int]]:
+    return {} if record is None else {"records": record[requests].tolist()}
+
+
 def _plain(values: FloatArray) -> list[float | None]:
-    """JSON has no infinity."""
-    return [value if np.isfinite(value) else None for value in values.tolist()]
+    """To a nanosecond, without the last digits of sums; JSON has no infinity."""
+    return [value if np.isfinite(value) else None for value in np.round(values, 9).tolist()]
 
 
 def _lines(head: dict[str, Any], lines: Iterable[dict[str, Any]]) -> str:
