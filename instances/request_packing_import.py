@@ -1,10 +1,10 @@
 """Request packing from real files: the requests of a trace, packed offline; `request_packing_import_texts` has the literature's text formats.
 
 Every request of an Azure or Mooncake trace becomes a request of the instance, in the file's order, by the rules and notices of `request_traces`: 0
-prompt or output tokens count as 1. Where some are left out, `requests.record` has the numbers of the others in the file, 0 the first. Arrival times only choose the requests (`from_s`, `until_s`). With objective "bins", Mooncake's `hash_ids` make
-prefix groups: the prefix tree flattened to one level by the optimal rule of `request_packing_prefixes`, a group's overhead being its prefix and its
-requests' prompts what follows it. What was chosen, left out or not trusted is in the notices, which the command line prints on stderr and
-`provenance` keeps.
+prompt or output tokens count as 1. Where some are left out, `requests.record` has the numbers of the others in the file, 0 the first. Arrival times
+only choose the requests (`from_s`, `until_s`). With objective "bins", Mooncake's `hash_ids` make prefix groups: the prefix tree flattened to one
+level by the optimal rule of `request_packing_prefixes`, a group's overhead being its prefix and its requests' prompts what follows it. What was
+chosen, left out or not trusted is in the notices, which the command line prints on stderr and `provenance` keeps.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _import(path: Path, trace_format: str, asked: BacklogOptions) -> tuple[Reque
         notices.append(f"{path.name}: shared prefixes are not used, every prompt counts in full")
     instance = RequestPacking(
         name=stem_of(path), provenance=made | {"notices": notices},
-        requests=Requests(prompt_tokens=prompt, output_tokens=output, group=group, record=None if (record == np.arange(len(record))).all() else record),
+        requests=Requests(prompt_tokens=prompt, output_tokens=output, group=group, record=_unlike_order(record)),
         objective="bins" if asked.slots is None else "makespan", capacity_tokens=asked.capacity_tokens, group_overhead_tokens=overhead,
         padding_multiple=asked.padding_multiple, slots=asked.slots, prefill_levels=levels,
         decode_step_s=None if asked.decode_step_s is None else float(asked.decode_step_s),
@@ -281,6 +281,11 @@ def _group(
     rest = prompt.copy()
     rest[inside] -= flat.overhead_tokens[flat.group[inside]]
     return rest, flat.group, flat.overhead_tokens, figures
+
+
+def _unlike_order(record: IntArray) -> IntArray | None:
+    """Numbers in the file [request]; None where they are the instance's own."""
+    return None if (record == np.arange(len(record))).all() else record
 
 
 def _level(text: str) -> PrefillLevel:

@@ -92,7 +92,9 @@ def best_grouped_pattern(
     grid = items.capacity // divisor
     padded = items.multiple > 1
     joins = groups * grid * (items.capacity // items.multiple) // 2 if padded else 0
-    if len(rows.type) * items.capacity + joins <= steps and (groups + 1) * (grid + 1) <= TABLE_CELLS:
+    # With padding a group's own table is over tokens and over multiples, whatever the grid of the join is.
+    cells = max((groups + 1) * (grid + 1), (items.capacity + 1 + groups * (items.capacity // items.multiple + 1)) if padded else 0)
+    if len(rows.type) * items.capacity + joins <= steps and cells <= TABLE_CELLS:
         grain = 1
     else:
         padded, divisor = False, 1

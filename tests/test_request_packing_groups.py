@@ -29,6 +29,7 @@ from headroom.formulations.types import SolveParams
 from headroom.heuristics.request_packing_bins import ffd_grouped, ffd_prefix_blind
 from headroom.instances.request_packing import RequestPacking
 from headroom.instances.request_packing_presets import make
+from headroom.solvers import grouped_patterns as grouped_patterns_engine
 from headroom.solvers.grouped_columns import GroupedRelaxation, dive, filled_start, placed, start_of
 from headroom.solvers.grouped_patterns import GroupedItems, best_grouped_pattern
 from headroom.solvers.grouped_pieces import annealed_pieces, placed_requests
@@ -113,7 +114,7 @@ def test_the_recheck_finds_the_same_bin_or_a_heavier_one(first: int) -> None:
 
 def test_bounds_stand_below_the_optimum_and_plans_above() -> None:
     tight = stronger = 0
-    for seed in range(240):
+    for seed in range(100):
         data = tiny_bins(seed)
         instance, best = problem(data), Oracle(data).best()
         params = SolveParams(seed=seed)
@@ -131,8 +132,8 @@ def test_bounds_stand_below_the_optimum_and_plans_above() -> None:
         assert evaluate(instance, progress.plan).feasible
         tight += progress.objective == best
         stronger += split > volume_value(instance)
-    assert tight == 240  # so small that the search finds all of them
-    assert stronger > 5
+    assert tight == 100  # so small that the search finds all of them
+    assert stronger > 2
 
 
 def test_split_volume_by_hand() -> None:
@@ -343,3 +344,14 @@ def test_a_stop_is_heard_at_once() -> None:
     assert [bound.method for bound in found] == ["split_volume"]
     assert found[0].value == 40
     assert progress.elapsed_s < 2.0
+
+
+def test_padding_of_millions_of_tokens_needs_no_table_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One multiple is half a bin: the join has three loads, but a group's own table would have 5 * 10^8 cells of eight bytes.
+    def never(*_: object) -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(grouped_patterns_engine, "_joined", never)
+    items = GroupedItems(np.array([100]), np.array([0]), np.array([3]), np.array([0]), 250_000_000, 500_000_000)
+    best = best_grouped_pattern(items, np.array([7]), np.array([2]))
+    assert (best.value, best.bound) == (23, 23)
