@@ -13,16 +13,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def header(what: str, seeds: Sequence[int], threads: int) -> str:
-    """Versions, machine, seeds and threads in one line each."""
+def header(what: str, seeds: Sequence[int] | None, threads: int) -> str:
+    """Versions, machine, seeds and threads in one line each; without seeds where every table names its own."""
     packages = []
     for name in ("headroom", "numpy", "scipy", "highspy", "ortools", "pyomo", "pulp"):
         try:
             packages.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    seed_text = ", ".join(map(str, seeds))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores; seeds {seed_text}; threads {threads}"
+    seed_text = "" if seeds is None else f" seeds {', '.join(map(str, seeds))};"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores;{seed_text} threads {threads}"
     return f"{what}\nPython {platform.python_version()}, {', '.join(packages)}\n{machine}"
 
 

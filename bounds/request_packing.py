@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from headroom.bounds.certificates import CertificateError
+from headroom.bounds.request_packing_bins import CLOSED as BINS
 from headroom.bounds.request_packing_bins import dff, l2, recheck_bins, volume
 from headroom.bounds.request_packing_groups import CLOSED as GROUPED
 from headroom.bounds.request_packing_groups import grouped_patterns, grouped_value, split_volume
@@ -34,7 +35,11 @@ from headroom.instances.request_packing import RequestPacking
 
 def recheck(instance: RequestPacking, bound: Bound) -> float:
     """Recompute a bound without any solver, in whole numbers. Raises `CertificateError`."""
-    if instance.objective == "bins":
+    bins = instance.objective == "bins"
+    known = (*BINS, *GROUPED) if bins else (*METHODS, *STAGED)
+    if bound.proof == "closed_form" and bound.method not in known:
+        raise CertificateError(f"closed form must be one of {', '.join(known)} because the objective is {instance.objective!r}, got {bound.method!r}")
+    if bins:
         if bound.proof == "closed_form" and bound.method in GROUPED:
             return GROUPED[bound.method](instance)
         if bound.certificate is not None and bound.certificate.get("kind") == "grouped_weights":
@@ -42,8 +47,6 @@ def recheck(instance: RequestPacking, bound: Bound) -> float:
         return recheck_bins(instance, bound)
     if bound.proof == "closed_form" and bound.method in STAGED:
         return recheck_staged(instance, bound.method)
-    if bound.proof == "closed_form" and bound.method not in METHODS:
-        raise CertificateError(f"closed form must be one of {', '.join((*METHODS, *STAGED))}, got {bound.method!r}")
     return recheck_makespan(instance, bound)
 
 

@@ -16,7 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from headroom.instances.base import rule
-from headroom.instances.errors import shown
+from headroom.instances.errors import exact, shown, span
 
 ARRAYS = "arrays"
 """With this key in the serialisation context arrays are left as they are: for the digest, which reads them as quickly as bytes."""
@@ -54,8 +54,8 @@ class Numbers:
         bad = ~np.isfinite(array) | (array > self.most) | (array < least)
         if bad.any():
             index = tuple(int(k) for k in np.argwhere(bad)[0])
-            wanted = "a finite number" if self.least is None else f"a {'whole ' if self.whole else ''}number from {self.least:g} to {self.most:g}"
-            raise rule(f"{_at(self.name, index)} must be {wanted}, got {array[index]:g}")
+            wanted = "a finite number" if self.least is None else _wanted(self.least, self.most, self.whole)
+            raise rule(f"{_at(self.name, index)} must be {wanted}, got {exact(array[index].item())}")
         dtype: Any = (np.int32 if self.narrow else np.int64) if self.whole else np.float64
         array = np.array(array, dtype=dtype)  # a copy that nobody else can change
         array.flags.writeable = False
@@ -98,7 +98,7 @@ class NumberOrNumbers:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             raise rule(f"{name} must be a {kind}, or a list of them with one for each {self.axis}, got {shown(value)}")
         if not self.least <= value <= self.most:
-            raise rule(f"{name} must be a {kind} from {self.least:g} to {self.most:g}, got {shown(value)}")
+            raise rule(f"{name} must be {_wanted(self.least, self.most, self.whole)}, got {shown(value)}")
         return int(value) if self.whole else float(value)
 
     @property
@@ -162,6 +162,13 @@ def _plain(value: object, info: SerializationInfo) -> object:
 
 def _plain_with_nulls(array: npt.NDArray[np.float64], info: SerializationInfo) -> list[list[float | None]]:
     return [[None if item != item else item for item in row] for row in array.tolist()]
+
+
+def _wanted(least: float, most: float, whole: bool) -> str:
+    """Limits of whole numbers are written without an exponent, whatever type they were given in, as far as an array of them reaches."""
+    if not whole:
+        return f"a number {span(least, most)}"
+    return f"a whole number {span(*(int(limit) if abs(limit) < 2**63 else limit for limit in (least, most)))}"
 
 
 def _at(name: str, index: Sequence[int]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class InputError(ValueError):
     """Input (a file, a field, an option) is not what headroom can work with.
@@ -33,3 +35,18 @@ def shown(value: object, limit: int = 60) -> str:
     """`value` as a short literal for a message."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def exact(value: float) -> str:
+    """A limit for a message, all of its digits that count: whole numbers whole, others as short as they can be."""
+    if isinstance(value, int):
+        return str(value)
+    short = f"{value:g}"
+    return short if not math.isfinite(value) or float(short) == value else f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def span(least: float, most: float) -> str:
+    """What follows "must be a number": `from 0 to 10`, or `of at least 0` where the other end is infinite."""
+    if math.isinf(most):
+        return f"of at least {exact(least)}" if math.isfinite(least) else "of any size"
+    return f"from {exact(least)} to {exact(most)}" if math.isfinite(least) else f"of at most {exact(most)}"

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from headroom.instances.errors import InputError, shown
+from headroom.instances.errors import InputError, shown, span
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -195,7 +195,7 @@ def whole_tokens(weight: FloatArray, tokens: int) -> FloatArray:
 def number(name: str, value: object, least: float, most: float) -> float:
     """The value as a float. Raises `InputError` unless it is a number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise InputError(f"{name} must be a number from {least:g} to {most:g}, got {shown(value)}")
+        raise InputError(f"{name} must be a number {span(least, most)}, got {shown(value)}")
     return float(value)
 
 

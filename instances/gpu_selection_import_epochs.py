@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headroom.instances.catalogue import Catalogue, folded
-from headroom.instances.errors import InputError, shown
+from headroom.instances.errors import InputError, exact, shown
 from headroom.instances.gpu_selection_replicas import RentedReplica
 from headroom.instances.request_traces import Span
 from headroom.instances.trace_epochs import count_epochs
@@ -47,7 +47,7 @@ def _refuse(name: str, value: Any, most: float, what: str) -> None:
     for key, item in value.items() if isinstance(value, Mapping) else [(None, value)]:
         if item is not None and (isinstance(item, bool) or not isinstance(item, kinds) or not 0 <= item <= most):
             where = name if key is None else f"{name} of {key}"
-            raise InputError(f"{where} must be {what} from 0 to {most:.0e}, got {shown(item)}")
+            raise InputError(f"{where} must be {what} from 0 to {exact(most)}, got {shown(item)}")
 
 
 @dataclass(frozen=True)

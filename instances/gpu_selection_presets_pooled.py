@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.instances.catalogue import load_catalogue
-from headroom.instances.errors import InputError, shown
+from headroom.instances.errors import InputError, shown, span
 from headroom.instances.gpu_selection_mixes import MIXES, Axis, Mix, buckets, joint_shares, work_items
 from headroom.instances.gpu_selection_roofline import MODELS, ReplicaType, Sizes, phase_seconds, replica_types
 
@@ -172,7 +172,7 @@ def calibrated(mix: str, year: str, served: str, rate_per_s: float, pools: Mappi
 def number(name: str, value: Any, least: float, most: float) -> float:
     """The value as a float. Raises `InputError` unless it is a number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise InputError(f"{name} must be a number from {least:g} to {most:g}, got {shown(value)}")
+        raise InputError(f"{name} must be a number {span(least, most)}, got {shown(value)}")
     return float(value)
 
 

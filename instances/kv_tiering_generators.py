@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from headroom.instances.errors import InputError, shown
 from headroom.instances.kv_tiering import KvTiering, Reads, Tier
+from headroom.instances.presets import real, whole
 
 IntArray = npt.NDArray[np.int64]
 BlockArray = npt.NDArray[np.int32]
@@ -385,15 +386,3 @@ def drifting_reads(
         block_bytes=np.full(blocks, float(block_bytes)), fixed_read_bytes=float(fixed_read_bytes), inclusive=inclusive,
         reads=Reads(indptr=np.arange(steps + 1) * count, block=np.concatenate(rows)),
     )  # fmt: skip
-
-
-def whole(name: str, value: object, least: int, most: int) -> None:
-    """Raise `InputError` unless `value` is a whole number from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InputError(f"{name} must be a whole number from {least} to {most}, got {shown(value)}")
-
-
-def real(name: str, value: object, least: float, most: float) -> None:
-    """Raise `InputError` unless `value` is a number from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise InputError(f"{name} must be a number from {least:g} to {most:g}, got {shown(value)}")

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from headroom.instances.errors import InputError, shown
 from headroom.instances.expert_placement_import_tables import read_head, read_npz_members
 from headroom.instances.kv_tiering import KvTiering, Reads, Tier
-from headroom.instances.kv_tiering_generators import read_counts, real, whole
+from headroom.instances.kv_tiering_generators import read_counts
 from headroom.instances.kv_tiering_presets import MEMORIES
+from headroom.instances.presets import real, whole
 from headroom.instances.request_traces import sha256_of
 
 IntArray = npt.NDArray[np.int64]

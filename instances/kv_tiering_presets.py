@@ -26,11 +26,9 @@ from headroom.instances.kv_tiering_generators import (
     lognormal_lengths,
     multi_request,
     poisson_arrivals,
-    real,
     trace_model,
-    whole,
 )
-from headroom.instances.presets import build, origin
+from headroom.instances.presets import build, origin, real, whole
 
 Builder = Callable[..., KvTiering]
 """f(rng, **settings) -> an instance. Keyword-only parameters are the preset's settings."""

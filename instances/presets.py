@@ -1,4 +1,7 @@
-"""What the families' tables of presets share: a preset is a function f(rng, **settings), and `--set` changes settings or fields of the instance."""
+"""What the families' tables of presets share: a preset is a function f(rng, **settings), and `--set` changes settings or fields of the instance.
+
+`whole` and `real` check such settings, in generators and readers too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from headroom.instances.base import Instance
-from headroom.instances.errors import InputError, shown
+from headroom.instances.errors import InputError, shown, span
 
 Built = TypeVar("Built")
 
@@ -43,3 +46,15 @@ def build(
 def origin(name: str, overrides: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The fields of an instance that say which preset it is, and further facts about it."""
     return {"name": name, "provenance": {"preset": name, "overrides": dict(overrides), **(facts or {})}}
+
+
+def whole(name: str, value: object, least: int, most: int) -> None:
+    """Raise `InputError` unless `value` is a whole number from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{name} must be a whole number from {least} to {most}, got {shown(value)}")
+
+
+def real(name: str, value: object, least: float, most: float) -> None:
+    """Raise `InputError` unless `value` is a number from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise InputError(f"{name} must be a number {span(least, most)}, got {shown(value)}")

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.instances.errors import InputError, shown
-from headroom.instances.kv_tiering_generators import whole
+from headroom.instances.presets import whole
 from headroom.instances.request_packing import RequestPacking
 from headroom.instances.request_packing_classes import packing
 
@@ -38,32 +38,32 @@ CHORDS = 7
 """t: a core has 3 t items."""
 
 
-def augmented(rng: np.random.Generator, *, requests: int = 201, capacity: int = 2_500, irup: bool = False) -> RequestPacking:
+def augmented(rng: np.random.Generator, *, requests: int = 201, capacity_tokens: int = 2_500, irup: bool = False) -> RequestPacking:
     """An augmented instance, see the module; `provenance` holds its `optimum` and the value of its linear relaxation, `relaxation` = n / 3.
 
     Raises `InputError` for figures out of range. Expected time O(n), and some tries for the core (milliseconds).
     """
     whole("requests", requests, 3 * CHORDS, 3 * 10**5)
-    whole("capacity", capacity, 1_000, 2**30)
+    whole("capacity_tokens", capacity_tokens, 1_000, 2**30)
     if requests % 3:
         raise InputError(f"requests must be a multiple of 3, got {requests}")
-    if capacity % MODULUS:
-        raise InputError(f"capacity must be a multiple of {MODULUS}, got {capacity}")
+    if capacity_tokens % MODULUS:
+        raise InputError(f"capacity_tokens must be a multiple of {MODULUS}, got {capacity_tokens}")
     if not isinstance(irup, bool):
         raise InputError(f"irup must be true or false, got {shown(irup)}")
-    inner = MODULUS * core(rng, capacity // MODULUS, irup)
-    outer = _exact_triples(rng, requests // 3 - CHORDS, capacity)
+    inner = MODULUS * core(rng, capacity_tokens // MODULUS, irup)
+    outer = _exact_triples(rng, requests // 3 - CHORDS, capacity_tokens)
     sizes = rng.permutation(np.concatenate((inner, outer)))
-    return packing(capacity, sizes, optimum=requests // 3 + (0 if irup else 1), relaxation=requests // 3)
+    return packing(capacity_tokens, sizes, optimum=requests // 3 + (0 if irup else 1), relaxation=requests // 3)
 
 
-def core(rng: np.random.Generator, capacity: int, irup: bool) -> IntArray:
-    """Sizes [3 t] with the sum t · capacity that fit into t bins (`irup`) or into t + 1 and no fewer."""
+def core(rng: np.random.Generator, capacity_tokens: int, irup: bool) -> IntArray:
+    """Sizes [3 t] with the sum t · capacity_tokens that fit into t bins (`irup`) or into t + 1 and no fewer."""
     while True:
-        sizes = _star_sizes(rng, capacity, _chords(rng, 0 if irup else 2))
+        sizes = _star_sizes(rng, capacity_tokens, _chords(rng, 0 if irup else 2))
         if sizes is None:
             continue
-        if irup or (not covered_by_triples(sizes, capacity) and _first_fit_decreasing(sizes, capacity) == CHORDS + 1):
+        if irup or (not covered_by_triples(sizes, capacity_tokens) and _first_fit_decreasing(sizes, capacity_tokens) == CHORDS + 1):
             return sizes
 
 
@@ -77,10 +77,10 @@ def _chords(rng: np.random.Generator, same: int) -> list[tuple[int, int]]:
             return pairs
 
 
-def _star_sizes(rng: np.random.Generator, capacity: int, chords: list[tuple[int, int]]) -> IntArray | None:
-    """Sizes of chords and cycle edges with every star's sum `capacity`, strictly between a quarter and a half of it; None if the draw has others."""
-    near = capacity // 24
-    drawn = capacity // 3 + rng.integers(-near, near + 1, len(chords))
+def _star_sizes(rng: np.random.Generator, capacity_tokens: int, chords: list[tuple[int, int]]) -> IntArray | None:
+    """Sizes of chords and cycle edges with every star's sum the capacity, strictly between a quarter and a half of it; None if others are drawn."""
+    near = capacity_tokens // 24
+    drawn = capacity_tokens // 3 + rng.integers(-near, near + 1, len(chords))
     even = [k for k, (a, b) in enumerate(chords) if a % 2 == b % 2 == 0]
     odd = [k for k, (a, b) in enumerate(chords) if a % 2 == b % 2 == 1]
     if even:
@@ -88,15 +88,15 @@ def _star_sizes(rng: np.random.Generator, capacity: int, chords: list[tuple[int,
     at = np.empty(2 * CHORDS, np.int64)
     for (a, b), size in zip(chords, drawn.tolist(), strict=True):
         at[a] = at[b] = size
-    cycle = [int(capacity // 3 + rng.integers(-near, near + 1))]
+    cycle = [int(capacity_tokens // 3 + rng.integers(-near, near + 1))]
     for vertex in range(1, 2 * CHORDS):
-        cycle.append(int(capacity - at[vertex] - cycle[-1]))
+        cycle.append(int(capacity_tokens - at[vertex] - cycle[-1]))
     sizes = np.concatenate((drawn, cycle))
-    return sizes if (4 * sizes > capacity).all() and (2 * sizes < capacity).all() else None
+    return sizes if (4 * sizes > capacity_tokens).all() and (2 * sizes < capacity_tokens).all() else None
 
 
-def covered_by_triples(sizes: IntArray, capacity: int) -> bool:
-    """Whether the sizes split into triples with the sum `capacity`, by trying all: the largest left goes with every pair that completes it."""
+def covered_by_triples(sizes: IntArray, capacity_tokens: int) -> bool:
+    """Whether the sizes split into triples with the sum `capacity_tokens`, by trying all: the largest left goes with every pair that completes it."""
     order = np.sort(sizes)[::-1].tolist()
 
     def covers(left: tuple[int, ...]) -> bool:
@@ -105,7 +105,7 @@ def covered_by_triples(sizes: IntArray, capacity: int) -> bool:
         first, rest = left[0], left[1:]
         tried = set()
         for k, second in enumerate(rest):
-            third = capacity - first - second
+            third = capacity_tokens - first - second
             if third > second or second in tried or third not in rest[k + 1 :]:
                 continue
             tried.add(second)
@@ -117,25 +117,25 @@ def covered_by_triples(sizes: IntArray, capacity: int) -> bool:
     return covers(tuple(order))
 
 
-def _first_fit_decreasing(sizes: IntArray, capacity: int) -> int:
+def _first_fit_decreasing(sizes: IntArray, capacity_tokens: int) -> int:
     room: list[int] = []
     for size in np.sort(sizes)[::-1].tolist():
         at = next((b for b, free in enumerate(room) if free >= size), None)
         if at is None:
-            room.append(capacity - size)
+            room.append(capacity_tokens - size)
         else:
             room[at] -= size
     return len(room)
 
 
-def _exact_triples(rng: np.random.Generator, count: int, capacity: int) -> IntArray:
-    """`count` triples with the sum `capacity`, of the residues given, strictly between a quarter and a half of it [3 count]."""
-    low, high = capacity // 4 + 1, -(-capacity // 2) - 1
+def _exact_triples(rng: np.random.Generator, count: int, capacity_tokens: int) -> IntArray:
+    """`count` triples with the sum `capacity_tokens`, of the residues given, strictly between a quarter and a half of it [3 count]."""
+    low, high = capacity_tokens // 4 + 1, -(-capacity_tokens // 2) - 1
     found: list[IntArray] = []
     missing = count
     while missing:
         first, second = (_with_residue(rng.integers(low, high + 1, 4 * missing), residue) for residue in RESIDUES[:2])
-        third = capacity - first - second  # its residue is the last one, because the residues add up to the modulus
+        third = capacity_tokens - first - second  # its residue is the last one, because the residues add up to the modulus
         triples = np.stack((first, second, third), axis=1)
         good = triples[(triples >= low).all(axis=1) & (triples <= high).all(axis=1)][:missing]
         found.append(good)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.instances.errors import InputError, shown
-from headroom.instances.kv_tiering_generators import real, whole
+from headroom.instances.presets import real, whole
 from headroom.instances.request_packing import MOST_REQUESTS, RequestPacking, Requests
 
 IntArray = npt.NDArray[np.int64]
@@ -33,11 +33,11 @@ DELORME_LEAST, DELORME_MOST = (10, 20), (70, 80)
 """Per cent of the capacity."""
 
 
-def packing(capacity: int, sizes: npt.ArrayLike, **facts: Any) -> RequestPacking:
+def packing(capacity_tokens: int, sizes: npt.ArrayLike, **facts: Any) -> RequestPacking:
     """Plain bin packing of these sizes; `facts` go into its provenance."""
     sizes = np.asarray(sizes, np.int64)
     requests = Requests(prompt_tokens=sizes, output_tokens=np.zeros(len(sizes), np.int64))
-    return RequestPacking(requests=requests, objective="bins", capacity_tokens=capacity, provenance=facts)
+    return RequestPacking(requests=requests, objective="bins", capacity_tokens=capacity_tokens, provenance=facts)
 
 
 def machines(slots: int, times: npt.ArrayLike, **facts: Any) -> RequestPacking:
@@ -50,52 +50,55 @@ def machines(slots: int, times: npt.ArrayLike, **facts: Any) -> RequestPacking:
 # ---- Bins: drawn ---------------------------------------------------------------------------------------------------------------------------
 
 
-def uniform(rng: np.random.Generator, *, requests: int, capacity: int = 150, least: int = 20, most: int = 100) -> RequestPacking:
+def uniform(rng: np.random.Generator, *, requests: int, capacity_tokens: int = 150, least: int = 20, most: int = 100) -> RequestPacking:
     """Sizes uniform from `least` to `most`: Falkenauer's class as it stands; Scholl, Schwerin and the random class are others of this form."""
     whole("requests", requests, 1, MOST_REQUESTS)
-    whole("capacity", capacity, 1, MOST_CAPACITY)
-    whole("most", most, 1, capacity)
+    whole("capacity_tokens", capacity_tokens, 1, MOST_CAPACITY)
+    whole("most", most, 1, capacity_tokens)
     whole("least", least, 1, most)
-    return packing(capacity, rng.integers(least, most + 1, requests))
+    return packing(capacity_tokens, rng.integers(least, most + 1, requests))
 
 
 def scholl_1() -> Iterator[dict[str, int]]:
     """The 36 settings of Scholl 1 for `uniform`; 20 instances of each in the library."""
-    for requests, capacity, least in itertools.product(SCHOLL_REQUESTS, SCHOLL_1_CAPACITY, SCHOLL_1_LEAST):
-        yield {"requests": requests, "capacity": capacity, "least": least, "most": 100}
+    for requests, capacity_tokens, least in itertools.product(SCHOLL_REQUESTS, SCHOLL_1_CAPACITY, SCHOLL_1_LEAST):
+        yield {"requests": requests, "capacity_tokens": capacity_tokens, "least": least, "most": 100}
 
 
 def scholl_2() -> Iterator[dict[str, int]]:
     """The 48 settings of Scholl 2 for `uniform`: sizes around a third to a ninth of 1,000, up to 20, 50 or 90 % away; 10 instances of each."""
     for requests, part, deviation in itertools.product(SCHOLL_REQUESTS, SCHOLL_2_MEAN, SCHOLL_2_DEVIATION):
         low, high = -(-1000 * (100 - deviation) // (100 * part)), 1000 * (100 + deviation) // (100 * part)
-        yield {"requests": requests, "capacity": 1000, "least": low, "most": high}
+        yield {"requests": requests, "capacity_tokens": 1000, "least": low, "most": high}
 
 
-SCHOLL_3 = {"requests": 200, "capacity": 100_000, "least": 20_000, "most": 35_000}
+SCHOLL_3 = {"requests": 200, "capacity_tokens": 100_000, "least": 20_000, "most": 35_000}
 """For `uniform`; 10 instances in the library."""
-SCHWERIN_1 = {"requests": 100, "capacity": 1000, "least": 150, "most": 200}
-SCHWERIN_2 = {"requests": 120, "capacity": 1000, "least": 150, "most": 200}
+SCHWERIN_1 = {"requests": 100, "capacity_tokens": 1000, "least": 150, "most": 200}
+SCHWERIN_2 = {"requests": 120, "capacity_tokens": 1000, "least": 150, "most": 200}
 """For `uniform`; 100 instances of each in the library."""
 
 
 def delorme_random() -> Iterator[dict[str, int]]:
     """The 384 settings of Delorme, Iori and Martello's random class for `uniform`; 10 instances of each in the library."""
-    for requests, capacity, low, high in itertools.product(DELORME_REQUESTS, DELORME_CAPACITY, DELORME_LEAST, DELORME_MOST):
-        yield {"requests": requests, "capacity": capacity, "least": -(-capacity * low // 100), "most": capacity * high // 100}
+    for requests, capacity_tokens, low, high in itertools.product(DELORME_REQUESTS, DELORME_CAPACITY, DELORME_LEAST, DELORME_MOST):
+        least, most = -(-capacity_tokens * low // 100), capacity_tokens * high // 100
+        yield {"requests": requests, "capacity_tokens": capacity_tokens, "least": least, "most": most}
 
 
-def waescher(rng: np.random.Generator, *, distinct: int = 40, requests: int = 150, capacity: int = 10_000, most_share: float = 0.5) -> RequestPacking:
+def waescher(
+    rng: np.random.Generator, *, distinct: int = 40, requests: int = 150, capacity_tokens: int = 10_000, most_share: float = 0.5
+) -> RequestPacking:
     """Few distinct sizes, from 1 token to a share of the bin, with demands that split `requests` at random: the form of Wäscher and Gau's instances
     (n = 57 to 239, capacity 10,000), of which the library holds 17 that stayed open."""
     whole("requests", requests, 1, MOST_REQUESTS)
     whole("distinct", distinct, 1, requests)
-    whole("capacity", capacity, 1, MOST_CAPACITY)
+    whole("capacity_tokens", capacity_tokens, 1, MOST_CAPACITY)
     real("most_share", most_share, 0, 1)
-    size = rng.integers(1, max(int(most_share * capacity), 1) + 1, distinct)
+    size = rng.integers(1, max(int(most_share * capacity_tokens), 1) + 1, distinct)
     cut = np.sort(rng.choice(requests - 1, distinct - 1, replace=False)) + 1 if distinct > 1 else np.zeros(0, np.int64)
     demand = np.diff(np.concatenate(([0], cut, [requests])))
-    return packing(capacity, rng.permutation(np.repeat(size, demand)))
+    return packing(capacity_tokens, rng.permutation(np.repeat(size, demand)))
 
 
 def many_sizes(
@@ -103,7 +106,7 @@ def many_sizes(
     *,
     distinct: int = 250,
     requests: int = 500,
-    capacity: int = 1_500_000,
+    capacity_tokens: int = 1_500_000,
     least_share: float = 0.02,
     most_share: float = 0.6,
 ) -> RequestPacking:
@@ -111,45 +114,45 @@ def many_sizes(
     tokens are out of reach there (as in the instances of Gschwind and Irnich, INFORMS J. on Computing 2016, doi:10.1287/ijoc.2015.0670)."""
     whole("requests", requests, 1, MOST_REQUESTS)
     whole("distinct", distinct, 1, requests)
-    whole("capacity", capacity, 1, MOST_CAPACITY)
+    whole("capacity_tokens", capacity_tokens, 1, MOST_CAPACITY)
     real("most_share", most_share, 0, 1)
     real("least_share", least_share, 0, most_share)
-    low, high = max(int(np.ceil(least_share * capacity)), 1), int(most_share * capacity)
+    low, high = max(int(np.ceil(least_share * capacity_tokens)), 1), int(most_share * capacity_tokens)
     if high - low + 1 < distinct:
         raise InputError(f"distinct must be at most {max(high - low + 1, 0)}, the sizes from {low} to {high}, got {shown(distinct)}")
     size = low + rng.choice(high - low + 1, distinct, replace=False)
-    return packing(capacity, rng.permutation(np.concatenate((size, rng.choice(size, requests - distinct)))))
+    return packing(capacity_tokens, rng.permutation(np.concatenate((size, rng.choice(size, requests - distinct)))))
 
 
 # ---- Bins: built around a known packing ----------------------------------------------------------------------------------------------------
 
 
-def triplets(rng: np.random.Generator, *, requests: int, capacity: int = 1000) -> RequestPacking:
+def triplets(rng: np.random.Generator, *, requests: int, capacity_tokens: int = 1000) -> RequestPacking:
     """Falkenauer's triplets: bins filled exactly by three items, one of 0.38 to 0.49 of the bin, the other two at least a quarter; all sizes from a
     quarter to a half. optimum = n / 3, since the bins are full."""
     whole("requests", requests, 3, MOST_REQUESTS)
-    whole("capacity", capacity, 100, MOST_CAPACITY)
+    whole("capacity_tokens", capacity_tokens, 100, MOST_CAPACITY)
     if requests % 3:
         raise InputError(f"requests must be a multiple of 3, got {requests}")
-    first = rng.integers(38 * capacity // 100, 49 * capacity // 100 + 1, requests // 3)
-    rest = capacity - first
-    second = rng.integers(-(-capacity // 4), rest // 2 + 1)
-    return packing(capacity, rng.permutation(np.concatenate((first, second, rest - second))), optimum=requests // 3)
+    first = rng.integers(38 * capacity_tokens // 100, 49 * capacity_tokens // 100 + 1, requests // 3)
+    rest = capacity_tokens - first
+    second = rng.integers(-(-capacity_tokens // 4), rest // 2 + 1)
+    return packing(capacity_tokens, rng.permutation(np.concatenate((first, second, rest - second))), optimum=requests // 3)
 
 
-def full_bins(rng: np.random.Generator, *, bins: int, capacity: int = 1_500_000, most_parts: int = 5) -> RequestPacking:
+def full_bins(rng: np.random.Generator, *, bins: int, capacity_tokens: int = 1_500_000, most_parts: int = 5) -> RequestPacking:
     """Bins cut at random places into 2 to `most_parts` items. optimum = bins, since the bins are full."""
     whole("bins", bins, 1, MOST_REQUESTS // 2)
     whole("most_parts", most_parts, 2, 1000)
-    whole("capacity", capacity, most_parts, MOST_CAPACITY)
+    whole("capacity_tokens", capacity_tokens, most_parts, MOST_CAPACITY)
     sizes = []
     for parts in rng.integers(2, most_parts + 1, bins).tolist():
-        cut = np.sort(rng.choice(capacity - 1, parts - 1, replace=False)) + 1
-        sizes.append(np.diff(np.concatenate(([0], cut, [capacity]))))
-    return packing(capacity, rng.permutation(np.concatenate(sizes)), optimum=bins)
+        cut = np.sort(rng.choice(capacity_tokens - 1, parts - 1, replace=False)) + 1
+        sizes.append(np.diff(np.concatenate(([0], cut, [capacity_tokens]))))
+    return packing(capacity_tokens, rng.permutation(np.concatenate(sizes)), optimum=bins)
 
 
-def hard28_like(rng: np.random.Generator, *, requests: int = 180, capacity: int = 1000, slack: int = 100) -> RequestPacking:
+def hard28_like(rng: np.random.Generator, *, requests: int = 180, capacity_tokens: int = 1000, slack: int = 100) -> RequestPacking:
     """Sizes as in Hard28 (n = 160 to 200, 0.001 to 0.8 of 1,000) around a packing without room to spare.
 
     Random items go into planned bins, best fit. Then each bin is filled up: its last item grows, or one more item takes the rest if that is wanted
@@ -158,20 +161,20 @@ def hard28_like(rng: np.random.Generator, *, requests: int = 180, capacity: int 
     Planning is repeated until n comes out. O(n log n) a try.
     """
     whole("requests", requests, 10, 10**5)
-    whole("capacity", capacity, 20, MOST_CAPACITY)
-    whole("slack", slack, 0, capacity - 1)
-    most = 4 * capacity // 5
+    whole("capacity_tokens", capacity_tokens, 20, MOST_CAPACITY)
+    whole("slack", slack, 0, capacity_tokens - 1)
+    most = 4 * capacity_tokens // 5
     while True:
-        bins = _planned_bins(rng, requests, capacity, most)
+        bins = _planned_bins(rng, requests, capacity_tokens, most)
         if bins is None:
             continue
         sizes = np.array([size for content in bins for size in content], np.int64)
         for _ in range(slack):
             sizes[rng.choice(np.flatnonzero(sizes > 1))] -= 1
-        return packing(capacity, rng.permutation(sizes), optimum=len(bins))
+        return packing(capacity_tokens, rng.permutation(sizes), optimum=len(bins))
 
 
-def _planned_bins(rng: np.random.Generator, requests: int, capacity: int, most: int) -> list[list[int]] | None:
+def _planned_bins(rng: np.random.Generator, requests: int, capacity_tokens: int, most: int) -> list[list[int]] | None:
     """Full bins of `requests` items of at most `most`; None when the draw cannot be completed."""
     drawn = round(0.8 * requests)
     bins: list[list[int]] = []
@@ -181,7 +184,7 @@ def _planned_bins(rng: np.random.Generator, requests: int, capacity: int, most: 
         best = min(fitting, key=room.__getitem__, default=None)
         if best is None:
             bins.append([])
-            room.append(capacity)
+            room.append(capacity_tokens)
             best = len(bins) - 1
         bins[best].append(size)
         room[best] -= size
@@ -219,6 +222,6 @@ def cmax_exponential(rng: np.random.Generator, *, requests: int, slots: int, mea
 
 def cmax_full(rng: np.random.Generator, *, slots: int, time_s: int = 1000, most_parts: int = 5) -> RequestPacking:
     """P||Cmax whose machines end together: `time_s` on each is cut at random places into 2 to `most_parts` jobs. optimum = `time_s`, the mean."""
-    cut = full_bins(rng, bins=slots, capacity=time_s, most_parts=most_parts)
+    cut = full_bins(rng, bins=slots, capacity_tokens=time_s, most_parts=most_parts)
     whole("slots", slots, 1, 2**20)
     return machines(slots, cut.size, optimum=time_s)

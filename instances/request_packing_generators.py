@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.instances.errors import InputError, shown
-from headroom.instances.kv_tiering_generators import real, whole
+from headroom.instances.presets import real, whole
 from headroom.instances.request_packing import MOST_REQUESTS, PrefillLevel, RequestPacking, Requests
 
 FloatArray = npt.NDArray[np.float64]

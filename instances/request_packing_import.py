@@ -222,7 +222,8 @@ def _read(
     if not prompts:
         raise parser.nothing_found()
     if not count:
-        raise InputError(f"no request arrives from {asked.from_s:g} s to before {asked.until_s:g} s; the last one arrives at {last_s:g} s")
+        window = f"from {asked.from_s:g} s" + (f" to before {asked.until_s:g} s" if asked.until_s < math.inf else " on")
+        raise InputError(f"no request arrives {window}; the last one arrives at {last_s:g} s")
     sizes = []
     for name, kind, parts in zip(parser.fields[1:], ("prompt", "output"), (prompts, outputs), strict=True):
         tokens = np.concatenate(parts).astype(np.int64)

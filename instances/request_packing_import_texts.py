@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from headroom.instances.errors import InputError, shown
 from headroom.instances.files import unreadable
-from headroom.instances.kv_tiering_generators import real
+from headroom.instances.presets import real
 from headroom.instances.request_packing import MOST_REQUESTS, MOST_TOKENS, RequestPacking, Requests
 from headroom.instances.request_traces import open_trace, sha256_of
 
@@ -90,7 +90,7 @@ def import_bpp(path: Path | str) -> tuple[RequestPacking, list[str]]:
             weight = np.repeat(weight, demand)
             notices.append(f"{path.name}: {count} lines of weight and demand make {len(weight)} requests")
         else:
-            last = f"{found} numbers follow to line {numbers.last_line} (is the file cut off?)"
+            last = f"{found} numbers follow to line {numbers.last_line}{_hint(numbers, count)}"
             raise InputError(f"line 1: n is {count}: expected {count} weights, or {count} lines of weight and demand, but {last}")
     except InputError as error:
         raise error.within(str(path)) from None
@@ -110,7 +110,7 @@ def import_bpp(path: Path | str) -> tuple[RequestPacking, list[str]]:
 def import_cmax(path: Path | str, *, header: str | None = None, decode_step_s: float = 1.0) -> tuple[RequestPacking, list[str]]:
     """Read a file of P||Cmax: machines, jobs and the jobs' times, in decode steps of `decode_step_s`: objective "makespan" without prefill times.
 
-    `header` is "machines-jobs" or "jobs-machines"; None: the larger of the two numbers are the jobs. Raises `InputError` naming file, line and value.
+    `header` is "machines-jobs" or "jobs-machines"; None: as many jobs as times follow. Raises `InputError` naming file, line and value.
     """
     path = Path(path)
     notices: list[str] = []
@@ -121,19 +121,22 @@ def import_cmax(path: Path | str, *, header: str | None = None, decode_step_s: f
         numbers = read_numbers(path, ("machines (or jobs)", "jobs (or machines)", "time"))
         if len(numbers.value) < 3:
             raise InputError(f"line {numbers.last_line}: the file ends too early; expected machines, jobs and the jobs' times")
-        swapped = header == HEADERS[1] or (header is None and numbers.value[0] > numbers.value[1])
+        found = len(numbers.value) - 2
+        first, second = numbers.value[:2]
+        # Where neither number is that of the times, the larger one are the jobs: idle machines are rarer than files cut off.
+        swapped = header == HEADERS[1] or (header is None and (first == found if found in (first, second) else first > second))
         at_machines, at_jobs = (1, 0) if swapped else (0, 1)
         jobs, machines = numbers.check(at_jobs, "jobs", MOST_REQUESTS), numbers.check(at_machines, "machines", MOST_SLOTS)
-        found = len(numbers.value) - 2
         if found != jobs:
-            other = " (--header says which of the two numbers are the jobs)" if header is None and found == machines else ""
-            last = f"{found} follow to line {numbers.last_line}{other or ' (is the file cut off?)'}"
+            last = f"{found} follow to line {numbers.last_line}{' (is the file cut off?)' if found < jobs else ''}"
             raise InputError(f"line {numbers.line(at_jobs)}: jobs is {jobs}: expected {jobs} times, but {last}")
         steps = numbers.checked(2, 1, "time", MOST_TOKENS)
     except InputError as error:
         raise error.within(str(path)) from None
     if header is None and machines != jobs:
-        notices.append(f"{path.name}: read as {machines} machines and {jobs} jobs (--header {HEADERS[not swapped]} reads it the other way)")
+        # The other way round the file would be one with too few or too many times; too few are what a file that was cut off has.
+        doubt = f" because {found} times follow (--header {HEADERS[not swapped]} expects {machines})" if machines > jobs else ""
+        notices.append(f"{path.name}: read as {machines} machines and {jobs} jobs{doubt}")
     instance = RequestPacking(
         name=stem_of(path),
         provenance=_provenance("cmax", path, notices) | {"options": {"header": HEADERS[swapped], "decode_step_s": decode_step_s}},
@@ -178,6 +181,16 @@ def _content(path: Path) -> bytes:
     if len(content) > MOST_BYTES:
         raise InputError(f"is larger than {MOST_BYTES} bytes; expected at most {MOST_REQUESTS} numbers")
     return content
+
+
+def _hint(numbers: FileNumbers, count: int) -> str:
+    """What may be wrong with a bin packing file of another length than `count` weights, or that many pairs, would have."""
+    found, pairs = len(numbers.value) - 2, _pairs(numbers)
+    if found == 2 * count:
+        return " (weight and demand must stand on one line)"
+    if found > (2 * count if pairs else count):
+        return f" ({found - (2 * count if pairs else count)} too many)"
+    return " (is the file cut off?)"
 
 
 def _pairs(numbers: FileNumbers) -> bool:

@@ -60,12 +60,12 @@ def uniform_preset(default_requests: int, default_capacity: int = 150, default_l
         rng: np.random.Generator,
         *,
         requests: int = default_requests,
-        capacity: int = default_capacity,
+        capacity_tokens: int = default_capacity,
         least: int = default_least,
         most: int = default_most,
     ) -> RequestPacking:
         """`uniform`."""
-        return uniform(rng, requests=requests, capacity=capacity, least=least, most=most)
+        return uniform(rng, requests=requests, capacity_tokens=capacity_tokens, least=least, most=most)
 
     return build
 
@@ -73,9 +73,9 @@ def uniform_preset(default_requests: int, default_capacity: int = 150, default_l
 def triplet_preset(default_requests: int) -> Builder:
     """A builder of triplets."""
 
-    def build(rng: np.random.Generator, *, requests: int = default_requests, capacity: int = 1000) -> RequestPacking:
+    def build(rng: np.random.Generator, *, requests: int = default_requests, capacity_tokens: int = 1000) -> RequestPacking:
         """`triplets`."""
-        return triplets(rng, requests=requests, capacity=capacity)
+        return triplets(rng, requests=requests, capacity_tokens=capacity_tokens)
 
     return build
 
@@ -111,12 +111,12 @@ def shared_prefix(
     prefix_median_tokens: int = 2_000,
     prefix_p90_tokens: int = 8_000,
     lengths: str = "servegen-m-large",
-    capacity: int = 65_536,
+    capacity_tokens: int = 65_536,
 ) -> RequestPacking:
     """`shared_prefixes`."""
     return shared_prefixes(
         rng, requests=requests, prefixes=prefixes, zipf=zipf, alone_share=alone_share, prefix_median_tokens=prefix_median_tokens,
-        prefix_p90_tokens=prefix_p90_tokens, lengths=lengths, capacity_tokens=capacity,
+        prefix_p90_tokens=prefix_p90_tokens, lengths=lengths, capacity_tokens=capacity_tokens,
     )  # fmt: skip
 
 
@@ -126,13 +126,14 @@ def adapters(
     requests: int = 1_000,
     adapters: int = 8,
     zipf: float = 1.0,
-    multiple: int = 64,
+    padding_multiple: int = 64,
     lengths: str = "servegen-m-large",
-    capacity: int = 8_192,
+    capacity_tokens: int = 8_192,
 ) -> RequestPacking:
     """`adapter_batches`."""
     return adapter_batches(
-        rng, requests=requests, adapters=adapters, zipf=zipf, padding_multiple=multiple, lengths=lengths, capacity_tokens=capacity
+        rng, requests=requests, adapters=adapters, zipf=zipf, padding_multiple=padding_multiple, lengths=lengths,
+        capacity_tokens=capacity_tokens,
     )  # fmt: skip
 
 
@@ -140,10 +141,10 @@ def backlog_preset(default_requests: int) -> Builder:
     """A builder of chat backlogs in bins of 65,536 tokens."""
 
     def build(
-        rng: np.random.Generator, *, requests: int = default_requests, lengths: str = "azure-chat", capacity: int = 65_536
+        rng: np.random.Generator, *, requests: int = default_requests, lengths: str = "azure-chat", capacity_tokens: int = 65_536
     ) -> RequestPacking:
         """`backlog`."""
-        return backlog(rng, requests=requests, lengths=lengths, capacity_tokens=capacity)
+        return backlog(rng, requests=requests, lengths=lengths, capacity_tokens=capacity_tokens)
 
     return build
 
@@ -173,7 +174,7 @@ PRESETS: Mapping[str, Builder] = {
 
 
 def make(name: str, rng: np.random.Generator, overrides: Mapping[str, Any]) -> RequestPacking:
-    """The preset `name`. `overrides` may hold settings of the preset and any field of the instance's data.
+    """The preset `name`. `overrides` may hold settings of the preset, for which it draws, and other fields of the instance's data, put in afterwards.
 
     Raises `InputError` for an unknown preset or field, and for what the instance does not admit.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from pydantic import ValidationError
 
 from headroom.instances.arrays import NumberOrNumbers, Numbers, NumbersOrNulls
 from headroom.instances.base import Record, first_message
+from headroom.instances.errors import InputError, span
+from headroom.instances.presets import real
 
 
 class Holder(Record):
@@ -57,7 +61,7 @@ def test_what_stands_in_the_field_is_what_its_type_says() -> None:
         ({"table": np.array([[np.nan]])}, "table[0][0] must be a finite number, got nan"),
         ({"table": [[True]]}, "table[0][0] must be a number, got True"),
         ({"table": np.zeros(2)}, "table must be an array [row][column] of numbers, got 1 dimensions of float64"),
-        ({"narrow": [2**31]}, "narrow[0] must be a whole number from 0 to 2.14748e+09, got 2.14748e+09"),
+        ({"narrow": [2**31]}, "narrow[0] must be a whole number from 0 to 2147483647, got 2147483648"),
         ({"narrow": [1.0]}, "narrow[0] must be a whole number, got 1.0"),
         ({"size": "2"}, "size must be a number, or a list of them with one for each row, got '2'"),
         ({"size": 0.5}, "size must be a number from 1 to 1e+300, got 0.5"),
@@ -89,3 +93,22 @@ def test_schema() -> None:
     whole = {"type": "integer", "minimum": 0.0}
     assert fields["count"]["anyOf"] == [whole, {"type": "array", "items": whole}]
     assert fields["narrow"]["anyOf"] == [{"type": "array", "items": whole}, {"type": "null"}]
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "said"),
+    [
+        (0, 2**38, "from 0 to 274877906944"),
+        (-1, 2**22, "from -1 to 4194304"),
+        (0.0, 4194303.0, "from 0 to 4194303"),  # six figures would be another number
+        (1e-12, 1e6, "from 1e-12 to 1e+06"),
+        (0.95, 1.23456789, "from 0.95 to 1.23456789"),
+        (0.5, math.inf, "of at least 0.5"),
+        (-math.inf, 3, "of at most 3"),
+        (-math.inf, math.inf, "of any size"),
+    ],
+)
+def test_limits_are_said_exactly(least: float, most: float, said: str) -> None:
+    assert span(least, most) == said
+    with pytest.raises(InputError, match=re.escape(f"x must be a number {said}, got nan")):
+        real("x", math.nan, least, most)

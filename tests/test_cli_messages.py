@@ -133,3 +133,48 @@ def test_import_list_shows_what_a_trace_takes_with_a_performance_table(tmp_path:
     for name in ("melange", "splitwise-perf"):
         assert listed[name]["options_with_performance"] == []
         assert "also:" not in blocks[name]
+
+
+# --- request packing ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packings(tmp_path: Path) -> Path:
+    """A folder with bins.json and slots.json."""
+    for preset, name in (("toy", "bins.json"), ("toy-makespan", "slots.json")):
+        assert headroom("generate", "request_packing", "--preset", preset, "--seed", "0", "-o", name, cwd=tmp_path).returncode == 0
+    return tmp_path
+
+
+def test_compare_lists_the_methods_of_the_instances_mode(packings: Path) -> None:
+    said = only_error(headroom("compare", "bins.json", "--methods", "nosuch", cwd=packings))
+    assert said.startswith("--methods: must name some of bins, highs, next_fit, ")
+    assert said.endswith(", got 'nosuch'")
+    assert not {"cmax", "lpt", "fcfs_slots"} & set(said.replace(",", "").split())
+    both = only_error(headroom("compare", "bins.json", "slots.json", "--bounds", "nosuch", cwd=packings))
+    assert {"volume", "mean_load"} <= set(both.replace(",", "").split())
+    # A method of the other mode is no mistake where instances of both modes may be compared by one command.
+    other = headroom("compare", "bins.json", "--methods", "ffd,lpt", "--bounds", "none", cwd=packings)
+    assert other.returncode == 0
+    assert other.stderr.startswith("headroom: lpt was not run: it is for another mode")
+
+
+def test_compare_has_units_and_no_status_of_bounds(packings: Path) -> None:
+    arguments = ("compare", "bins.json", "slots.json", "--methods", "ffd,lpt", "--bounds", "volume,mean_load")
+    lines = headroom(*arguments, cwd=packings).stdout.splitlines()
+    # First fit decreasing packs the toy into 3 bins; its volume fills 2. Eight output tokens take two slots 4 s.
+    assert next(line for line in lines if line.startswith("toy (")).endswith("best bound 2 bins, by volume (closed form)")
+    assert next(line for line in lines if line.startswith("toy-makespan (")).endswith("best bound 4 s, by mean_load (closed form)")
+    assert [line.split()[2:4] for line in lines if line.startswith("method")] == [["objective", "bins"], ["objective", "s"]]
+    assert [line.split()[-2:] for line in lines if "(bound)" in line] == [["-", "completed"]] * 2
+    assert [line.split()[-2:] for line in lines if line.startswith("ffd")] == [["feasible", "completed"]]
+
+
+def test_generate_says_that_nothing_can_be_packed(packings: Path) -> None:
+    made = headroom("generate", "request_packing", "--preset", "toy", "--seed", "0", "--set", "capacity_tokens=399", cwd=packings)
+    # Two of the six take 400 tokens.
+    assert (made.returncode, made.stderr) == (0, "headroom: 2 of 6 requests take more than the 399 tokens of a bin: no plan packs them\n")
+    slots = ("generate", "request_packing", "--preset", "toy-makespan", "--seed", "0", "--set", 'prefill_levels=[{"max_tokens": 3, "time_s": 1.0}]')
+    said = headroom(*slots, cwd=packings).stderr
+    assert said == "headroom: 3 of 3 prompts are above the 3 tokens of the last prefill level: no plan admits them\n"
+    assert headroom("generate", "request_packing", "--preset", "toy", "--seed", "0", cwd=packings).stderr == ""

@@ -437,7 +437,7 @@ def test_current_placement_of_vllm_ascend(tmp_path: Path) -> None:
         ([[0, 1, 2], [2, 1, 0]], {"devices": 2}, "must have a multiple of the devices as its number of slots (2 devices), got 3"),
         ([[0, 1, 2, 0], [2, 1, 0, 2]], {}, "devices is missing; expected --devices N: the slots of an SGLang map are not told apart by device"),
         ([[0, 1, 2, 0]], {"devices": 2}, "must have 2 layers as the load has, got 1"),
-        ([[0, 1], [-1, 1]], {"devices": 2}, "physical_to_logical_map[1][0] must be a whole number from 0 to 1e+06, got -1"),
+        ([[0, 1], [-1, 1]], {"devices": 2}, "physical_to_logical_map[1][0] must be a whole number from 0 to 1000000, got -1"),
         ([[0, 1], [0.0, 1]], {"devices": 2}, "physical_to_logical_map[1][0] must be a whole number, got 0.0"),
         ([[0, 1], [1]], {"devices": 2}, "physical_to_logical_map[1] has 1 entries, expected 2 as in physical_to_logical_map[0]"),
         ([], {"devices": 2}, "physical_to_logical_map must have at least one layer and slot, got 0 x 0"),

@@ -19,6 +19,8 @@ from headroom.formulations.request_packing import evaluate
 from headroom.formulations.types import Bound, SolveParams
 from headroom.instances.request_packing import RequestPacking
 from headroom.instances.request_packing_classes import hard28_like, triplets, uniform
+from headroom.instances.request_packing_presets import make
+from headroom.registry import REQUEST_PACKING
 from headroom.run import run
 from headroom.verify import verify
 from tests.oracles.request_packing import Oracle
@@ -193,7 +195,7 @@ def test_the_same_seed_gives_the_same_plan() -> None:
 
 
 def test_a_time_limit_holds() -> None:
-    instance = uniform(np.random.default_rng(0), requests=3_000, capacity=100_000, least=100, most=50_000)
+    instance = uniform(np.random.default_rng(0), requests=3_000, capacity_tokens=100_000, least=100, most=50_000)
     run(uniform(np.random.default_rng(0), requests=60), "bins", PARAMS)
     started = time.perf_counter()
     result = run(instance, "bins", SolveParams(time_limit_s=1.0))
@@ -209,3 +211,22 @@ def test_huge_tokens_do_not_overflow() -> None:
     result = run(RequestPacking(**data), "bins", PARAMS)
     assert result.objective == 4
     assert result.bound <= 4
+
+
+@pytest.mark.parametrize(
+    ("preset", "wrong", "known"),
+    [
+        ("toy-groups", "magic", "volume, l2, dff, split_volume because the objective is 'bins'"),
+        ("toy", "mean_load", "volume, l2, dff, split_volume because the objective is 'bins'"),
+        ("toy-makespan", "volume", "mean_load, longest_output, pigeonhole, stage_cover, stage_count because the objective is 'makespan'"),
+    ],
+)
+def test_a_closed_form_of_another_name_is_told_those_that_apply(preset: str, wrong: str, known: str) -> None:
+    instance = make(preset, np.random.default_rng(0), {})
+    with pytest.raises(CertificateError) as caught:
+        recheck(instance, Bound(1.0, wrong, "closed_form"))
+    assert str(caught.value) == f"closed form must be one of {known}, got {wrong!r}"
+    # The list is of those that are rechecked, all of them.
+    listed = known.split(" because")[0].split(", ")
+    assert set(listed) == {name for name, entry in REQUEST_PACKING.bounds_for(instance).items() if entry.proof == "closed_form"}
+    assert all(recheck(instance, Bound(1.0, name, "closed_form")) >= 0 for name in listed)

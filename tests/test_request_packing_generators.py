@@ -181,28 +181,28 @@ def test_the_librarys_settings_are_all_there() -> None:
     assert {name: len(found) for name, found in settings.items()} == {"scholl 1": 36, "scholl 2": 48, "random": 384}
     for found in itertools.chain(*settings.values(), (SCHOLL_3, SCHWERIN_1, SCHWERIN_2)):
         instance = uniform(rng(), **found)
-        assert (instance.count, instance.capacity_tokens) == (found["requests"], found["capacity"])
-        assert found["least"] <= instance.size.min() <= instance.size.max() <= found["most"] <= found["capacity"]
+        assert (instance.count, instance.capacity_tokens) == (found["requests"], found["capacity_tokens"])
+        assert found["least"] <= instance.size.min() <= instance.size.max() <= found["most"] <= found["capacity_tokens"]
     # A third of 1,000 and 20 % around it; a ninth and 90 %; 10 % and 80 % of 125.
-    assert settings["scholl 2"][0] == {"requests": 50, "capacity": 1000, "least": 267, "most": 400}
-    assert settings["scholl 2"][-1] == {"requests": 500, "capacity": 1000, "least": 12, "most": 211}
-    assert {"requests": 50, "capacity": 125, "least": 13, "most": 100} in settings["random"]
+    assert settings["scholl 2"][0] == {"requests": 50, "capacity_tokens": 1000, "least": 267, "most": 400}
+    assert settings["scholl 2"][-1] == {"requests": 500, "capacity_tokens": 1000, "least": 12, "most": 211}
+    assert {"requests": 50, "capacity_tokens": 125, "least": 13, "most": 100} in settings["random"]
 
 
-@pytest.mark.parametrize(("requests", "capacity"), [(60, 1000), (501, 1000), (30, 101), (300, 1_500_000)])
-def test_triplets_fill_their_bins(requests: int, capacity: int) -> None:
-    instance = triplets(rng(), requests=requests, capacity=capacity)
-    assert instance.size.sum() == requests // 3 * capacity
+@pytest.mark.parametrize(("requests", "capacity_tokens"), [(60, 1000), (501, 1000), (30, 101), (300, 1_500_000)])
+def test_triplets_fill_their_bins(requests: int, capacity_tokens: int) -> None:
+    instance = triplets(rng(), requests=requests, capacity_tokens=capacity_tokens)
+    assert instance.size.sum() == requests // 3 * capacity_tokens
     assert instance.provenance == {"optimum": requests // 3}
-    assert 4 * instance.size.min() >= capacity
-    assert 2 * instance.size.max() <= capacity
+    assert 4 * instance.size.min() >= capacity_tokens
+    assert 2 * instance.size.max() <= capacity_tokens
 
 
 def test_small_built_instances_have_the_optima_they_claim() -> None:
     for seed in range(20):
         for instance in (
             triplets(rng(seed), requests=9),
-            full_bins(rng(seed), bins=3, capacity=50, most_parts=3),
+            full_bins(rng(seed), bins=3, capacity_tokens=50, most_parts=3),
             cmax_full(rng(seed), slots=3, time_s=20, most_parts=3),
         ):
             oracle = Oracle(instance.data())
@@ -232,7 +232,7 @@ def test_waescher_has_few_sizes_and_many_sizes_many() -> None:
     assert 25 <= len(set(few.size.tolist())) <= 30
     assert waescher(rng(), distinct=1, requests=5).count == 5
     assert len(set(waescher(rng(), distinct=5, requests=5).size.tolist())) >= 4
-    many = many_sizes(rng(), distinct=400, requests=1_000, capacity=1_500_000)
+    many = many_sizes(rng(), distinct=400, requests=1_000, capacity_tokens=1_500_000)
     assert (many.count, many.capacity_tokens, len(set(many.size.tolist()))) == (1_000, 1_500_000, 400)
     assert (many.size.min() >= 30_000, many.size.max() <= 900_000) == (True, True)
 
@@ -240,11 +240,11 @@ def test_waescher_has_few_sizes_and_many_sizes_many() -> None:
 # ---- Augmented ---------------------------------------------------------------------------------------------------------------------------
 
 
-def exact_triples(sizes: IntArray, capacity: int) -> list[tuple[int, int, int]]:
+def exact_triples(sizes: IntArray, capacity_tokens: int) -> list[tuple[int, int, int]]:
     """Indices of three items that fill a bin, by trying all pairs."""
     at = {size: np.flatnonzero(sizes == size).tolist() for size in set(sizes.tolist())}
     pairs = itertools.combinations(range(len(sizes)), 2)
-    return [(i, j, k) for i, j in pairs for k in at.get(capacity - int(sizes[i]) - int(sizes[j]), []) if k > j]
+    return [(i, j, k) for i, j in pairs for k in at.get(capacity_tokens - int(sizes[i]) - int(sizes[j]), []) if k > j]
 
 
 def disjoint_triples_cover(count: int, triples: list[tuple[int, int, int]]) -> bool:
@@ -280,21 +280,21 @@ def test_cores_are_what_they_claim(irup: bool) -> None:
             assert first_fit_decreasing(packed) == CHORDS + 1
 
 
-@pytest.mark.parametrize(("requests", "capacity"), [(21, 1_000), (60, 2_500), *AUGMENTED[:2]])
+@pytest.mark.parametrize(("requests", "capacity_tokens"), [(21, 1_000), (60, 2_500), *AUGMENTED[:2]])
 @pytest.mark.parametrize("irup", [True, False])
-def test_no_exact_triple_mixes_core_and_augmentation(requests: int, capacity: int, irup: bool) -> None:
-    instance = augmented(rng(), requests=requests, capacity=capacity, irup=irup)
+def test_no_exact_triple_mixes_core_and_augmentation(requests: int, capacity_tokens: int, irup: bool) -> None:
+    instance = augmented(rng(), requests=requests, capacity_tokens=capacity_tokens, irup=irup)
     sizes = instance.size
-    assert (len(sizes), sizes.sum()) == (requests, requests // 3 * capacity)
-    assert (4 * sizes > capacity).all()
-    assert (2 * sizes < capacity).all()
+    assert (len(sizes), sizes.sum()) == (requests, requests // 3 * capacity_tokens)
+    assert (4 * sizes > capacity_tokens).all()
+    assert (2 * sizes < capacity_tokens).all()
     assert instance.provenance == {"optimum": requests // 3 + (not irup), "relaxation": requests // 3}
     inner = sizes % 5 == 0
     assert inner.sum() == 3 * CHORDS
-    triples = np.array(exact_triples(sizes, capacity))
+    triples = np.array(exact_triples(sizes, capacity_tokens))
     inside = inner[triples].sum(axis=1)
     assert set(inside.tolist()) == ({0, 3} if requests > 21 else {3})
-    assert covered_by_triples(sizes[inner], capacity) is irup
+    assert covered_by_triples(sizes[inner], capacity_tokens) is irup
     assert requests == 21 or len(triples) > requests  # many more than the ones it was made of, so that finding them is hard
 
 
@@ -350,15 +350,15 @@ def test_the_same_seed_gives_the_same_instance() -> None:
         (uniform, {"requests": 5, "most": 151}, "most must be a whole number from 1 to 150, got 151"),
         (uniform, {"requests": 5, "least": 101}, "least must be a whole number from 1 to 100, got 101"),
         (triplets, {"requests": 61}, "requests must be a multiple of 3, got 61"),
-        (triplets, {"requests": 60, "capacity": 99}, "capacity must be a whole number from 100 to"),
+        (triplets, {"requests": 60, "capacity_tokens": 99}, "capacity_tokens must be a whole number from 100 to"),
         (full_bins, {"bins": 2, "most_parts": 1}, "most_parts must be a whole number from 2 to 1000, got 1"),
         (hard28_like, {"slack": 1000}, "slack must be a whole number from 0 to 999, got 1000"),
         (waescher, {"distinct": 200}, "distinct must be a whole number from 1 to 150, got 200"),
-        (many_sizes, {"capacity": 100}, "distinct must be at most 59, the sizes from 2 to 60, got 250"),
+        (many_sizes, {"capacity_tokens": 100}, "distinct must be at most 59, the sizes from 2 to 60, got 250"),
         (many_sizes, {"least_share": 0.7}, "least_share must be a number from 0 to 0.6, got 0.7"),
         (augmented, {"requests": 200}, "requests must be a multiple of 3, got 200"),
         (augmented, {"requests": 18}, "requests must be a whole number from 21 to"),
-        (augmented, {"capacity": 2_501}, "capacity must be a multiple of 5, got 2501"),
+        (augmented, {"capacity_tokens": 2_501}, "capacity_tokens must be a multiple of 5, got 2501"),
         (augmented, {"irup": 1}, "irup must be true or false, got 1"),
         (cmax_uniform, {"requests": 5, "slots": 0}, "slots must be a whole number from 1 to"),
         (cmax_exponential, {"requests": 5, "slots": 1, "mean": 0}, "mean must be a number from 0.001 to"),

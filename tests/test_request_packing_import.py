@@ -115,6 +115,8 @@ def test_a_window_of_time_and_the_first_requests(tmp_path: Path) -> None:
     assert import_azure_llm_requests(path, capacity_tokens=10**6)[0].requests.record is None
     message = refused(import_azure_llm_requests, path, capacity_tokens=9, from_s=8.5, until_s=9)
     assert message == "no request arrives from 8.5 s to before 9 s; the last one arrives at 8 s"
+    message = refused(import_azure_llm_requests, path, capacity_tokens=9, from_s=8.5)
+    assert message == "no request arrives from 8.5 s on; the last one arrives at 8 s"
 
 
 def test_the_first_arrival_may_stand_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

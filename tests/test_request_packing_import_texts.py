@@ -72,6 +72,20 @@ def test_as_many_numbers_as_pairs_but_not_in_pairs_are_no_cutting_stock(tmp_path
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("2\n100\n60\n50\n40\n", "3 numbers follow to line 5 (1 too many)"),
+        ("2\n100\n60 1\n50 1\n40 1\n", "6 numbers follow to line 5 (2 too many)"),
+        ("2\n100\n60 1 50\n1\n", "4 numbers follow to line 4 (weight and demand must stand on one line)"),
+        ("3\n100\n60 1\n50 1\n", "4 numbers follow to line 4 (is the file cut off?)"),
+        ("3\n100\n60\n50\n", "2 numbers follow to line 4 (is the file cut off?)"),
+    ],
+)
+def test_too_many_numbers_are_not_a_file_cut_off(tmp_path: Path, text: str, hint: str) -> None:
+    assert refused(import_bpp, text_file(tmp_path / "x.bpp", text)).endswith(f"lines of weight and demand, but {hint}")
+
+
 def test_a_weight_above_the_capacity_is_said(tmp_path: Path) -> None:
     instance, notices = import_bpp(text_file(tmp_path / "x.bpp", "2\n10\n11\n10\n"))
     assert instance.size.tolist() == [11, 10]
@@ -86,7 +100,6 @@ def test_a_weight_above_the_capacity_is_said(tmp_path: Path) -> None:
         (" \n\n", "is empty"),
         ("3\n100\n", "line 2: the file ends too early; expected n, capacity and n weights"),
         ("3\n100\n60\n50\n", "line 1: n is 3: expected 3 weights, or 3 lines of weight and demand, but 2 numbers follow to line 4 (is the"),
-        ("1\n100\n60\n50\n40\n", "line 1: n is 1: expected 1 weights"),
         ("0\n100\n60\n", f"line 1: n must be a whole number from 1 to {MOST_REQUESTS}, got 0"),
         ("3\n0\n1\n1\n1\n", f"line 2: capacity must be a whole number from 1 to {MOST_TOKENS}, got 0"),
         ("2\n100\n60\n0\n", f"line 4: weight 2 must be a whole number from 1 to {MOST_TOKENS}, got 0"),
@@ -160,13 +173,16 @@ def test_cmax_by_hand(tmp_path: Path, text: str, header: str) -> None:
     assert said.provenance["options"] == {"header": header, "decode_step_s": 0.5}
 
 
-def test_more_machines_than_jobs_must_be_said(tmp_path: Path) -> None:
-    # Five times may be all of five jobs on ten machines, or the first five of ten: a guess would be a silent wrong answer.
-    for text in ("10 5\n1 2 3 4 5", "5 10\n1 2 3 4 5"):
-        message = refused(import_cmax, text_file(tmp_path / "m.txt", text))
-        assert message == "line 1: jobs is 10: expected 10 times, but 5 follow to line 2 (--header says which of the two numbers are the jobs)"
-    instance, _ = import_cmax(text_file(tmp_path / "m.txt", "10 5\n1 2 3 4 5"), header="machines-jobs")
-    assert (instance.slots, instance.count) == (10, 5)
+def test_as_many_jobs_as_times_follow(tmp_path: Path) -> None:
+    # The other reading, ten jobs, would be a file that was cut off: the notice says which one was taken.
+    for text, other in (("10 5\n1 2 3 4 5", "jobs-machines"), ("5 10\n1 2 3 4 5", "machines-jobs")):
+        instance, notices = import_cmax(text_file(tmp_path / "m.txt", text))
+        assert (instance.slots, instance.count) == (10, 5)
+        assert notices == [f"m.txt: read as 10 machines and 5 jobs because 5 times follow (--header {other} expects 10)"]
+        message = refused(import_cmax, tmp_path / "m.txt", header=other)
+        assert message == "line 1: jobs is 10: expected 10 times, but 5 follow to line 2 (is the file cut off?)"
+    # The other way round this file would have too many times: nothing to say of it.
+    assert import_cmax(text_file(tmp_path / "m.txt", "2 3\n5 7 9"))[1] == ["m.txt: read as 2 machines and 3 jobs"]
     instance, notices = import_cmax(text_file(tmp_path / "m.txt", "2 2\n3 4"))
     assert (instance.slots, instance.count, notices) == (2, 2, [])
 
@@ -176,9 +192,9 @@ def test_more_machines_than_jobs_must_be_said(tmp_path: Path) -> None:
     [
         ("", "is empty; expected the numbers machines (or jobs), jobs (or machines), time"),
         ("2 3", "line 1: the file ends too early; expected machines, jobs and the jobs' times"),
-        ("2 3\n5\n7\n", "line 1: jobs is 3: expected 3 times, but 2 follow to line 3 (--header says"),
+        ("2 3\n5\n", "line 1: jobs is 3: expected 3 times, but 1 follow to line 2 (is the file cut off?)"),
+        ("9 9\n1", "line 1: jobs is 9: expected 9 times, but 1 follow to line 2 (is"),
         ("2\n4\n5\n7\n6\n", "line 2: jobs is 4: expected 4 times, but 3 follow to line 5 (is the file cut off?)"),
-        ("2 3\n5 7 9 1", "line 1: jobs is 3: expected 3 times, but 4 follow"),
         ("0 3\n5 7 9", "line 1: machines must be a whole number from 1 to 1048576, got 0"),
         ("2 3\n5 0 9", f"line 2: time 2 must be a whole number from 1 to {MOST_TOKENS}, got 0"),
         ("2 3\n5 7 9.5", "line 2: time must be a whole number of at most 18 digits, got '9.5'"),
@@ -187,6 +203,10 @@ def test_more_machines_than_jobs_must_be_said(tmp_path: Path) -> None:
 )
 def test_broken_cmax(tmp_path: Path, text: str, message: str) -> None:
     assert refused(import_cmax, text_file(tmp_path / "m.txt", text)).startswith(message)
+
+
+def test_too_many_times_are_not_a_file_cut_off(tmp_path: Path) -> None:
+    assert refused(import_cmax, text_file(tmp_path / "m.txt", "2 3\n5 7 9 1")) == "line 1: jobs is 3: expected 3 times, but 4 follow to line 2"
 
 
 def test_bad_cmax_options(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from headroom.formulations.request_packing import bin_plan, evaluate, staged_pla
 from headroom.instances.errors import InputError
 from headroom.instances.request_packing import RequestPacking
 from headroom.instances.request_packing_presets import PRESETS, make
+from headroom.registry import FAMILIES
 from tests.oracles.request_packing import Oracle
 
 TOYS = ("toy", "toy-makespan", "toy-groups")
@@ -29,6 +30,10 @@ def error_of(name: str, **overrides: Any) -> str:
 
 def best(instance: RequestPacking) -> float:
     return Oracle(json.loads(json.dumps(instance.data()))).best()
+
+
+def test_the_registry_names_the_presets_that_there_are() -> None:
+    assert list(FAMILIES["request_packing"].presets) == list(PRESETS)
 
 
 def test_toy_by_hand() -> None:
@@ -122,16 +127,22 @@ def test_slots() -> None:
 
 def test_overrides() -> None:
     assert preset("gsm8k-staged", requests=200).count == 200
-    assert preset("uniform-120", capacity=200, most=200).size.max() > 100
+    assert preset("uniform-120", capacity_tokens=200, most=200).size.max() > 100
     assert preset("backlog-million", requests=100, lengths="mooncake").size.max() > 13_000
     assert preset("toy", capacity_tokens=2_000).capacity_tokens == 2_000  # a field of the instance
-    # What a construction proves is not said of an instance that was changed afterwards.
+    # A preset that draws for a capacity has one name for it: a triplet fills the bin asked for, and the proof holds.
     assert preset("triplet-60", requests=30).provenance["optimum"] == 10
-    changed = preset("triplet-60", capacity_tokens=2_000)
-    assert changed.provenance == {"preset": "triplet-60", "overrides": {"capacity_tokens": 2_000}}
+    wide = preset("triplet-60", capacity_tokens=2_000)
+    assert (wide.size.sum(), wide.provenance["optimum"]) == (40_000, 20)
+    assert error_of("triplet-60", capacity_tokens=10).startswith("capacity_tokens must be a whole number from 100 to")
+    assert error_of("triplet-60", capacity=1_000).startswith("field 'capacity' is unknown; expected one of requests, capacity_tokens,")
+    assert preset("adapters", requests=50, padding_multiple=100, capacity_tokens=1_000).size.max() <= 1_000
+    # What a construction proves is not said of an instance that was changed afterwards.
+    changed = preset("triplet-60", padding_multiple=2)
+    assert changed.provenance == {"preset": "triplet-60", "overrides": {"padding_multiple": 2}}
     assert best(preset("toy", capacity_tokens=2_000)) == 1.0
     assert error_of("nothing").startswith("preset 'nothing' is unknown; expected one of toy, toy-makespan, toy-groups, uniform-120")
     assert error_of("toy", speed=1).startswith("field 'speed' is unknown; expected one of capacity_tokens, decode_step_s")
-    assert error_of("triplet-60", speed=1).startswith("field 'speed' is unknown; expected one of requests, capacity,")
+    assert error_of("triplet-60", speed=1).startswith("field 'speed' is unknown; expected one of requests, capacity_tokens,")
     assert error_of("triplet-60", requests=61) == "requests must be a multiple of 3, got 61"
     assert error_of("toy", slots=2) == "slots must be null because the objective is 'bins', got 2"

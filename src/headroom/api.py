@@ -15,6 +15,7 @@ from headroom.instances.files import MAX_JSON_BYTES, parse_json
 from headroom.registry import FAMILIES
 from headroom.registry import load as load_name
 from headroom.run import Result, family_of, run
+from headroom.which_family import check_family
 
 if TYPE_CHECKING:
     from headroom.documents import PlanDocument
@@ -30,7 +31,12 @@ def load(path: str | Path) -> Instance:
         family = document["family"]
         if family not in FAMILIES:
             raise InputError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
-        instance: Instance = load_name(FAMILIES[family].instance).from_document(document)
+        try:
+            instance: Instance = load_name(FAMILIES[family].instance).from_document(document)
+        except InputError:
+            if isinstance(document["data"], dict):
+                check_family(family, document["data"], "data")
+            raise
     except InputError as error:
         raise error.within(source) from None
     return instance
@@ -92,7 +98,8 @@ def start_plan(instance: Instance, start: Plan | Result | PlanDocument | str | P
     if plan is None:
         raise InputError("holds no plan; expected one to improve on", source or "start")
     if not any(isinstance(plan, load_name(target)) for target in family_of(instance).plans):
-        raise InputError(f"holds a plan of another family; expected one of family {instance.family}", source or "start")
+        other = next(name for name, known in FAMILIES.items() if any(isinstance(plan, load_name(target)) for target in known.plans))
+        raise InputError(f"holds a plan of family {other}; expected one of family {instance.family}", source or "start")
     if (reason := misfit(instance, plan)) is not None:
         raise InputError(reason, source or "start")
     return plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,16 +58,19 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> int:
     """See HELP."""
+    from headroom.api import load
     from headroom.compare import compare
+    from headroom.describe import unit
     from headroom.instances.errors import InputError
 
     if output is not None and output.suffix != ".parquet":
         raise InputError("must end in .parquet", str(output))
     check_output(output)
     progress = _Progress()
+    instances = [load(path) for path in x]
     try:
         frame = compare(
-            x,
+            instances,
             _names(methods),
             [] if bounds == "none" else _names(bounds),
             parse_seeds(seeds),
@@ -88,7 +92,7 @@ def compare_command(
     if as_json:
         write_json({"schema": COMPARISON_SCHEMA, "rows": rows})
     else:
-        write_out(as_text(rows))
+        write_out(as_text(rows, {instance.digest(): unit(instance) for instance in instances}))
     return 0 if any(row["objective"] is not None for row in rows if row["kind"] != "bound") else 1
 
 
@@ -128,19 +132,21 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): plain(value) for name, value in record.items()} for record in frame.to_dict("records")]
 
 
-def as_text(rows: list[dict[str, Any]]) -> str:
-    """One table an instance, best first; bounds at the end."""
+def as_text(rows: list[dict[str, Any]], units: Mapping[str, str]) -> str:
+    """One table an instance, best first; bounds at the end. `units` by the instances' digests, each with a space in front."""
     text = ""
     for digest in dict.fromkeys(row["digest"] for row in rows):
         group = [row for row in rows if row["digest"] == digest]
         head = group[0]
         proved = any(row["status"] == "infeasible" for row in group)
-        bound = "no plan exists" if proved else bound_text(head["bound"])
+        units_of = units.get(digest, "")
+        bound = "no plan exists" if proved else bound_text(head["bound"]) + ("" if head["bound"] is None else units_of)
         by = f", by {head['bound_method']} ({str(head['bound_proof']).replace('_', ' ')})" if head["bound_method"] else ""
         text += f"{head['instance']} ({head['family']}, sha256 {digest[:8]}): best bound {bound}{by}\n"
         silent = [row for row in group if _silent(row)]
         shown = [row for row in group if row not in silent] or group
-        text += table(HEADINGS, [_cells(row) for row in shown], HEADINGS[1:6])
+        headings = [f"{name}{units_of}" if name == "objective" else name for name in HEADINGS]
+        text += table(headings, [_cells(row) for row in shown], headings[1:6])
         if len(shown) < len(group):
             text += without_plan([(row["method"], row["note"]) for row in silent if row["kind"] != "bound"])
             bounds = [row["method"] for row in silent if row["kind"] == "bound"]
@@ -171,7 +177,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "-" if is_bound else percent(row["gap"]),
         "-" if is_bound else percent(row["certified_gap"]),
         "-" if row["runtime_s"] is None else seconds(row["runtime_s"]),
-        row["status"] or "-",
+        # A bound's run has no plan to have a status; what it proves of one that nobody can have is the exception.
+        row["status"] if row["status"] and (not is_bound or row["status"] == "infeasible") else "-",
         row["error"] or _dropped(row) or row["stop"] or "-",
     ]
 

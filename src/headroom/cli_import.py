@@ -106,7 +106,7 @@ def import_command(
     too_large: Annotated[str | None, typer.Option(help="Requests that no bin or prefill level holds: keep (default), drop or error.")] = None,
     block_tokens: Annotated[int | None, typer.Option(help="Prompt tokens of a block in hash_ids (default 512).")] = None,
     no_prefixes: Annotated[bool, typer.Option("--no-prefixes", help="Leave hash_ids unread: prompts share nothing.")] = False,
-    header: Annotated[str | None, typer.Option(help="cmax: machines-jobs or jobs-machines; default: the larger number are the jobs.")] = None,
+    header: Annotated[str | None, typer.Option(help="cmax: machines-jobs or jobs-machines; default: as many jobs as times follow.")] = None,
 ) -> None:
     """See HELP."""
     options: dict[str, Any] = {

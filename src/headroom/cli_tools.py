@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headroom.cli_common import JsonOption, at_least, check_output, table, write_json, write_out
+from headroom.cli_common import JsonOption, at_least, check_output, note, table, write_json, write_out
 from headroom.cli_demo import DEMO_HELP, demo_command
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def generate_command(
     """See GENERATE_HELP."""
     import numpy as np
 
+    from headroom.describe import hopeless
     from headroom.instances.errors import InputError, shown
     from headroom.registry import load
 
@@ -102,6 +103,8 @@ def generate_command(
     changes = parse_overrides(overrides or [])
     rng = np.random.default_rng(at_least(seed, 0, "--seed"))
     instance = load(family.preset)(preset, rng, changes)
+    if (reason := hopeless(instance)) is not None:
+        note(reason)
     if output is None:
         write_json(instance.document())
     else:

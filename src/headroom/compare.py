@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,11 +106,15 @@ def _distinct(instances: list[Instance]) -> list[Instance]:
 def plan_tasks(
     instances: Sequence[Instance], methods: Sequence[str] | None, bounds: Sequence[str] | None, seeds: Sequence[int], params: SolveParams
 ) -> list[Task]:
-    """Every run of the sweep, in the order in which they are started. Raises `InputError` for names that no instance's family knows."""
+    """Every run of the sweep, in the order in which they are started. Raises `InputError` for names that no instance's family knows.
+
+    A name for another mode of a family is known and makes no runs.
+    """
     from headroom.run import versions
 
-    _check_names("--methods", methods, {name for instance in instances for name in family_of(instance).methods})
-    _check_names("--bounds", bounds, {name for instance in instances for name in family_of(instance).bounds})
+    families = [(family_of(instance), instance) for instance in instances]
+    _check_names("--methods", methods, [(family.methods, family.methods_for(instance)) for family, instance in families])
+    _check_names("--bounds", bounds, [(family.bounds, family.bounds_for(instance)) for family, instance in families])
     parameters = parameters_hash(params)
     version = versions().get("headroom", "unknown")
     tasks = []
@@ -136,10 +140,12 @@ def _runs(
             yield from ((name, entry.kind, seed) for seed in (seeds if entry.seeded else [None]))
 
 
-def _check_names(option: str, names: Sequence[str] | None, known: set[str]) -> None:
+def _check_names(option: str, names: Sequence[str] | None, tables: Sequence[tuple[Collection[str], Collection[str]]]) -> None:
+    """`tables` hold for each instance the names that its family knows and those among them that are for it."""
     for name in names or ():
-        if name not in known:
-            raise InputError(f"must name some of {', '.join(sorted(known))}, got {shown(name)}", option)
+        if not any(name in known for known, _ in tables):
+            fitting = dict.fromkeys(name for _, names in tables for name in names)
+            raise InputError(f"must name some of {', '.join(fitting)}, got {shown(name)}", option)
 
 
 def parameters_hash(params: SolveParams) -> str:

@@ -108,6 +108,15 @@ def remarks(instance: Any) -> tuple[str, ...]:
     return ("work[].rate_per_s only describes: the epochs' rates count",) if differs else ()
 
 
+def hopeless(instance: Any) -> str | None:
+    """Why an instance that was just made has no feasible plan, where a glance shows it."""
+    if instance.family != "request_packing":
+        return None
+    from headroom.describe_request_packing import unpackable
+
+    return unpackable(instance)
+
+
 def _gpu_selection(instance: Any, plan: Any) -> Pairs:
     """The fleet, and how busy each of its types is; over epochs its mean and its peak."""
     import numpy as np

@@ -60,6 +60,18 @@ def _of_stages(instance: RequestPacking, plan: StagedPlan) -> dict[str, Any]:
     }
 
 
+def unpackable(instance: RequestPacking) -> str | None:
+    """That no plan is feasible because of single requests; None where each has a place of its own."""
+    if instance.objective == "bins":
+        over, limit = int((instance.padded > (instance.capacity_tokens or 0)).sum()), instance.capacity_tokens
+        return f"{over:,} of {instance.count:,} requests take more than the {limit} tokens of a bin: no plan packs them" if over else None
+    if not instance.prefill_levels:
+        return None
+    longest = int(instance.level_tokens[-1])
+    over = int((instance.requests.prompt_tokens > longest).sum())
+    return f"{over:,} of {instance.count:,} prompts are above the {longest} tokens of the last prefill level: no plan admits them" if over else None
+
+
 def describe(instance: RequestPacking, plan: BinPlan | StagedPlan) -> list[tuple[str, str]]:
     """Lines for terminals."""
     known = facts(instance, plan)

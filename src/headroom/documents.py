@@ -23,6 +23,7 @@ from headroom.instances.errors import InputError, shown
 from headroom.instances.files import read_json, read_npz, to_json, write_npz, write_text
 from headroom.registry import FAMILIES, Family, load
 from headroom.run import Result
+from headroom.which_family import check_family
 
 PLAN_SCHEMA = "headroom/plan/1"
 FIELDS = ("schema", "family", "instance", "plan", "evaluation", "result", "bounds", "provenance", "details")
@@ -261,7 +262,11 @@ def plan_from_document(family: Family, content: Mapping[str, Any]) -> Plan | Non
         raise InputError(f"plan must be an object or null, got {shown(data)}")
     if "self" in data:  # the one name that cannot be passed on as a keyword
         raise InputError("plan: self is an unknown field")
-    plan: Plan = load(family.plan_type)(data)(**data)
+    try:
+        plan: Plan = load(family.plan_type)(data)(**data)
+    except InputError:
+        check_family(family.name, data, "plan")
+        raise
     return plan
 
 

@@ -13,7 +13,7 @@
 | `epochs(ax, instance, plan)`          | the fleet over time, stacked, with the load                              |
 | `tier_occupancy(ax, instance, plan)`  | what each memory tier holds over the steps, below its capacity           |
 | `tier_times(ax, instance, plan)`      | how long each memory tier works in each step, and the step               |
-| `slot_gantt(ax, instance, plan)`      | who is in which slot when, by stage of admission, and the prefills       |
+| `slot_gantt(ax, instance, plan)`      | who is in which slot when, which slots are idle, and the prefills        |
 | `bin_fill(ax, instance, plan)`        | tokens in each bin, the fullest first, below the capacity                |
 | `gap_bars(ax, results)`               | how far each result is above the certified bound                         |
 | `slot_utilisation(ax, results)`       | how busy slots are against how many there are, method by method          |

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.instances.errors import InputError
-from headroom.plots.style import FAINT, INK, NOTHING, PALETTE, legend_below, spoken, tidy
+from headroom.plots.style import FAINT, INK, PALETTE, legend_below, spoken, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,20 +23,21 @@ MOST_SLOTS = 400
 FEW_SLOTS = 40
 """Up to so many rows have a gap between them; of more it would hide the bars."""
 MOST_HAIRLINES = 150
+DECODE = ("#A9CFE8", "#D3E6F3")
+"""Light, so that prefills thinner than a pixel show for what they are; two, so that a slot's requests can be told apart."""
+IDLE = PALETTE[1]
 LEAST_GAP = 1e-6
-MARKERS = "osD^vPX"
+MARKERS, LINES = "osD^vPX", ("-", "--", "-.", ":")
 
 
 def slot_gantt(ax: Axes, instance: Any, plan: Any) -> None:
-    """Who is in which slot when: a bar a request from its first decode step to its last, coloured by the stage that admits it; dark, prefills.
+    """Who is in which slot when: a light bar a request from its first decode step to its last, in two shades by turns; dark, prefills; orange, idle.
 
-    Idle slots are grey; a prefill is as wide as it takes, where there are few at least a hairline. Of more than MOST_SLOTS slots so many are drawn.
+    A prefill is as wide as it takes, where there are few at least a hairline. Of more than MOST_SLOTS slots so many are drawn. No colour is a scale:
+    runs side by side can be compared.
     Raises `InputError` for an instance of another family or mode, and for a plan that does not fit or whose prefills take infinite time.
     """
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import PatchCollection, PolyCollection
-    from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator
 
@@ -59,12 +60,14 @@ def slot_gantt(ax: Axes, instance: Any, plan: Any) -> None:
     few = len(rows) <= FEW_SLOTS
     half = 0.42 if few else 0.5
     y = row_of[run.slot[drawn]]
-    norm, colours = Normalize(0, max(len(plan.stages) - 1, 1)), colormaps["viridis"]
+    # Without edges and smoothing where rows are thin: both would shine through between neighbours.
+    thin: dict[str, Any] = {"linewidths": 0.0, "antialiaseds": False}
+    edge: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6} if few else thin
     idle = [Rectangle((0, k - half), total_s, 2 * half) for k in range(len(rows))]
-    ax.add_collection(PatchCollection(idle, facecolor=NOTHING, edgecolor=NOTHING, linewidth=0.0, zorder=0, label="idle"), autolim=False)
+    ax.add_collection(PatchCollection(idle, facecolor=IDLE, zorder=0, label="idle", **thin), autolim=False)
     bars = np.stack([np.stack([begin, y - half], 1), np.stack([end, y - half], 1), np.stack([end, y + half], 1), np.stack([begin, y + half], 1)], 1)
-    edge: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6} if few else {"edgecolors": "face", "linewidths": 0.0}
-    ax.add_collection(PolyCollection(list(bars), facecolors=colours(norm(run.stage[drawn])), zorder=1, label="decode", **edge), autolim=False)
+    shade = [DECODE[turn % 2] for turn in _turns(y, begin)]
+    ax.add_collection(PolyCollection(list(bars), facecolors=shade, zorder=1, label="decode", **edge), autolim=False)
     # Over the bars: who is in a slot during a later stage's prefill waits. A hairline keeps short ones visible; of many it would blacken the picture.
     stops = [Rectangle((s, -0.5), w, len(rows)) for s, w in zip(run.start_s.tolist(), run.prefill_s.tolist(), strict=True) if w > 0]
     if stops:
@@ -79,11 +82,17 @@ def slot_gantt(ax: Axes, instance: Any, plan: Any) -> None:
     ax.set_title(f"{spoken(total_s)} s, {len(plan.stages):,} stages: {instance.name}", loc="left", fontsize=11)
     tidy(ax)
     ax.grid(False)
-    bar = ax.figure.colorbar(ScalarMappable(norm, colours), ax=ax, pad=0.02, fraction=0.04, label="request is admitted in stage")
-    bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    bar.outline.set_visible(False)
-    shown = [("idle slot", NOTHING)] + ([("prefill: nothing decodes", INK)] if stops else [])
-    legend_below(ax, [Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor=FAINT) for _, colour in shown], [said for said, _ in shown], columns=2)
+    shown = [("decode, a bar a request", DECODE[0]), ("idle slot", IDLE)] + ([("prefill: nothing decodes", INK)] if stops else [])
+    legend_below(ax, [Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor=FAINT) for _, colour in shown], [said for said, _ in shown], columns=3)
+
+
+def _turns(row: npt.NDArray[np.int64], begin: FloatArray) -> npt.NDArray[np.int64]:
+    """How many bars begin before each in its row [bars]."""
+    order = np.lexsort((begin, row))
+    first = np.searchsorted(row[order], row[order])
+    turn = np.empty(len(row), np.int64)
+    turn[order] = np.arange(len(row)) - first
+    return turn
 
 
 def bin_fill(ax: Axes, instance: Any, plan: Any) -> None:
@@ -136,6 +145,8 @@ def gap_bars(ax: Axes, results: Iterable[Result]) -> None:
 
     Raises `InputError` for results of several instances, and when none has a plan or none a bound.
     """
+    from headroom.describe import unit
+
     results = list(results)
     if len({result.instance.digest() for result in results}) > 1:
         raise InputError("must be of one instance, got several", "results")
@@ -148,13 +159,11 @@ def gap_bars(ax: Axes, results: Iterable[Result]) -> None:
     widest = max([*over, 1e-3])
     for row, (gap, result) in enumerate(zip(over, planned, strict=True)):
         said = "optimal" if gap <= 100 * LEAST_GAP else f"{gap:.2g} %" if gap < 10 else f"{gap:.3g} %"
-        said += f"  ({spoken(result.objective)})"
+        said += f"  ({spoken(result.objective)}{unit(result.instance)})"
         ax.annotate(said, (max(gap, 0.0), row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
-    from headroom.describe import unit
-
     ax.set_yticks(range(len(over)), [result.method for result in planned])
     ax.set_ylim(len(over) - 0.4, -0.6)
-    ax.set_xlim(0, 1.3 * widest)  # room for the last label
+    ax.set_xlim(0, 1.42 * widest)  # room for the last label
     ax.set_xlabel("over the certified bound [%]")
     instance = planned[0].instance
     ax.set_title(f"over the bound of {spoken(bound)}{unit(instance)}: {instance.name}", loc="left", fontsize=11)
@@ -179,10 +188,12 @@ def slot_utilisation(ax: Axes, results: Iterable[Result]) -> None:
             found.setdefault(result.method, {})[instance.slots] = 100 * share
     if not found:
         raise InputError("must hold a plan, got none", "results")
-    # The same points drawn twice must both be seen: each method has a marker of its own.
+    # The same points drawn twice must both be seen: each method has a marker and a line of its own, hollow, and what is drawn later is smaller.
     for k, (method, points) in enumerate(found.items()):
         slots = sorted(points)
-        style: dict[str, Any] = {"color": PALETTE[k % (len(PALETTE) - 1)], "marker": MARKERS[k % len(MARKERS)], "markersize": 5, "linewidth": 1.4}
+        colour, small = PALETTE[k % (len(PALETTE) - 1)], k / max(len(found) - 1, 1)
+        style: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "linestyle": LINES[k % len(LINES)]}
+        style |= {"color": colour, "linewidth": 3 - 1.4 * small, "markersize": 11 - 6 * small, "markerfacecolor": "white", "markeredgewidth": 1.6}
         ax.plot(slots, [points[n] for n in slots], label=method, **style)
     every = sorted({n for points in found.values() for n in points})
     ax.set_xscale("log", base=2)
