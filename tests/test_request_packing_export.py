@@ -302,8 +302,12 @@ def test_gantt_is_drawn_as_it_is() -> None:
     np.testing.assert_allclose(bars[:, [0, 2]], [[1.5, 3.5], [4.5, 6.5], [1.5, 6.5]])
     np.testing.assert_allclose(bars[:, [1, 3]].mean(axis=1), [1, 1, 0])
     (decode,) = [each for each in ax.collections if each.get_label() == "decode"]
+    # Request 1 follows request 0 in its slot and has the other shade; an idle slot is neither, and prefills are darker than all.
     first, second, third = map(tuple, decode.get_facecolor())
     assert first == third != second
+    (idle,), (prefill,) = ([tuple(each.get_facecolor()[0]) for each in ax.collections if each.get_label() == kind] for kind in ("idle", "prefill"))
+    assert idle not in (first, second)
+    assert max(prefill[:3]) < min(first[:3] + second[:3]) < max(idle[:3])
     np.testing.assert_allclose(drawn(ax, "prefill")[:, [0, 2]], [[0, 1.5], [3.5, 4.5]])
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xlim()) == ("time [s]", "slot", (0, 6.5))
     assert ax.get_title(loc="left") == "6.5 s, 2 stages: toy-makespan"
@@ -314,9 +318,24 @@ def test_gantt_of_many_slots_draws_some_of_them() -> None:
     _, ax = plots.figure()
     plots.slot_gantt(ax, instance, staged_plan([([(j, j) for j in range(1000)], 2)]))
     assert len(drawn(ax, "decode")) == len(drawn(ax, "idle")) == 400
+    assert all(each.get_linewidth()[0] == 0 for each in ax.collections)  # edges would be wider than the bars
     assert ax.get_ylabel() == "slot (400 of 1,000)"
     assert next(text.get_text() for text in ax.get_yticklabels()) == "0"
     assert not [each for each in ax.collections if each.get_label() == "prefill"]
+
+
+def test_gantts_of_two_runs_share_their_colours() -> None:
+    instance = RequestPacking(name="two", **staged([1] * 6, [2] * 6, 2, []))
+    short = staged_plan([([(0, 0), (1, 1)], 2), ([(2, 0), (3, 1)], 2), ([(4, 0), (5, 1)], 2)])
+    long = staged_plan([([(k, 0)], 2) for k in range(6)])
+    shades = []
+    for plan in (short, long):
+        figure, ax = plots.figure()
+        plots.slot_gantt(ax, instance, plan)
+        assert len(figure.axes) == 1  # no scale of its own
+        shades.append({tuple(colour) for each in ax.collections if each.get_label() == "decode" for colour in each.get_facecolor()})
+    assert shades[0] == shades[1]
+    assert len(shades[0]) == 2
 
 
 def test_fill_is_drawn_as_it_is() -> None:
@@ -345,7 +364,7 @@ def test_gaps_are_drawn_as_they_are(toy_results: list[Result]) -> None:
     widths = dict(zip((text.get_text() for text in ax.get_yticklabels()), (patch.get_width() for patch in ax.patches), strict=True))
     assert widths["bins"] == 0
     assert widths["ffd"] == 50
-    assert {text.get_text() for text in ax.texts} >= {"optimal  (2)", "50 %  (3)"}
+    assert {text.get_text() for text in ax.texts} >= {"optimal  (2 bins)", "50 %  (3 bins)"}
     assert ax.get_title(loc="left") == "over the bound of 2 bins: toy"
 
 
@@ -356,6 +375,10 @@ def test_utilisation_is_drawn_as_it_is() -> None:
     plots.slot_utilisation(ax, results)
     waves, preemptive = ax.lines
     assert waves.get_label() == "waves"
+    # Where both are the same, as with four slots, both are seen: the later line is thinner, of another style, its markers smaller.
+    assert waves.get_linestyle() != preemptive.get_linestyle()
+    assert waves.get_linewidth() > preemptive.get_linewidth()
+    assert waves.get_markersize() > preemptive.get_markersize()
     # One slot is always busy. Two in waves: 2 and 4 steps with 8 of 12 slot-steps used. Four: all three at once, 8 of 16.
     np.testing.assert_allclose(np.asarray(waves.get_xydata()), [[1, 100], [2, 100 * 8 / 12], [4, 50]])
     np.testing.assert_allclose(np.asarray(preemptive.get_xydata()), [[1, 100], [2, 100], [4, 50]])
