@@ -1,7 +1,7 @@
 r"""Closed-form bounds of staged prefill and decode; sets and parameters as in `headroom.formulations.request_packing`.
 
 A plan takes (its prefill stages' seconds) + delta T, T its decode steps. Both bounds count stages that admit something. ROUNDING is granted
-against us.
+against us, but where `evaluate` does not round.
 
 `stage_cover`: the cheapest cover of all prompts by prefill stages, plus delta D.
 
@@ -82,7 +82,7 @@ def stage_cover_value(instance: RequestPacking) -> float:
     """Seconds, by numpy alone."""
     if unservable(instance):
         return math.inf
-    return (prefill_cover_s(cover_of(instance)) + decode_floor(instance) * (instance.decode_step_s or 0.0)) * (1 - ROUNDING)
+    return _rounded(instance, prefill_cover_s(cover_of(instance)) + decode_floor(instance) * (instance.decode_step_s or 0.0))
 
 
 def stage_count_value(instance: RequestPacking) -> float:
@@ -106,7 +106,19 @@ def stage_count_value(instance: RequestPacking) -> float:
         best = min(best, prefill_s + delta * max(floor, in_step, -(-(total + math.floor(waste)) // slots)))
         if waste <= 0 and in_step <= floor:
             break
-    return max(best * (1 - ROUNDING), stage_cover_value(instance))
+    return max(_rounded(instance, best), stage_cover_value(instance))
+
+
+def _rounded(instance: RequestPacking, seconds: float) -> float:
+    """Down by ROUNDING; then up to a whole number of units, the greatest power of two of which all times are multiples.
+
+    A plan's time is such a multiple, and `evaluate` adds those without rounding up to 2^53 units: times like 0.25, 1.5 or 3 lose nothing.
+    """
+    least = seconds * (1 - ROUNDING)
+    ratios = (time.as_integer_ratio() for time in (*instance.level_s.tolist(), instance.decode_step_s or 1.0) if time)
+    unit = min((over & -over) / under for over, under in ratios)
+    units = least / unit
+    return math.ceil(units) * unit if units < 2**52 else least
 
 
 def recheck_staged(instance: RequestPacking, method: str) -> float:

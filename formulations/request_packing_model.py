@@ -98,9 +98,10 @@ def plan_of(instance: RequestPacking, m: pyo.ConcreteModel) -> BinPlan | StagedP
 
 
 def _with_slots(spans: dict[int, tuple[int, int]], steps: list[int], instance: RequestPacking) -> list[tuple[list[tuple[int, int]], int]]:
-    """Admissions with slots: spans of stages that never overlap more than J times get any slot that is free."""
+    """Admissions with slots: spans of stages that never overlap more than J times get any slot that is free. Stages that admit nothing are joined to
+    the one before, and left out before the first that does."""
     free_from = np.zeros(instance.slots or 0, np.int64)
-    stages = []
+    stages: list[tuple[list[tuple[int, int]], int]] = []
     for k, count in enumerate(steps):
         admit: list[tuple[int, int]] = []
         for j, (first, end) in spans.items():
@@ -108,8 +109,11 @@ def _with_slots(spans: dict[int, tuple[int, int]], steps: list[int], instance: R
                 slot = int(np.argmin(free_from))
                 free_from[slot] = end + 1
                 admit.append((j, slot))
-        stages.append((admit, count))
-    return [stage for stage in stages if stage[0] or stage[1]]
+        if admit:
+            stages.append((admit, count))
+        elif stages:
+            stages[-1] = (stages[-1][0], stages[-1][1] + count)
+    return stages
 
 
 def _whole(value: float) -> int:

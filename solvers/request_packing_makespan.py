@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.request_packing_makespan import dual_feasible, lifted, pigeonhole, price_proof, priceable, seconds, slots_of
+from headroom.bounds.request_packing_makespan import SAFE, dual_feasible, lifted, pigeonhole, price_proof, priceable, seconds, slots_of
 from headroom.formulations.progress import Progress
 from headroom.formulations.request_packing import StagedPlan, staged_plan
 from headroom.formulations.types import Bound, Outcome, SolveParams
@@ -128,7 +128,9 @@ class _Search:
             start = self.best[part.jobs]
         else:
             noise = np.random.default_rng([self.params.seed, seed]).random(len(length))
-            start = longest_first(np.rint(length * (1 + (blur or 0.0) * noise) * 1024).astype(np.int64), part.machines)
+            # Finer than a step, as far as the sum of all stays a whole number of 64 bits.
+            finer = min(1024, max(1, SAFE // (2 * int(self.length.sum()))))
+            start = longest_first(np.rint(length * (1 + (blur or 0.0) * noise) * finer).astype(np.int64), part.machines)
         found = self.obedient(lambda: improve(length, start, part.machines, target, self.params.seed + seed, rounds, self.flag))
         if found is not None:
             self.take(part.whole(found[0]))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from headroom.bounds.certificates import CertificateError
@@ -33,10 +34,13 @@ from headroom.formulations.request_packing import StagedPlan, evaluate
 from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.instances.errors import InputError
 from headroom.instances.request_packing import PrefillLevel, RequestPacking, Requests
+from headroom.solvers import request_packing_makespan
 from headroom.solvers.machine_loads import core, longest_first, multifit
 from headroom.solvers.machine_loads_search import improve, split
 from headroom.solvers.request_packing_makespan import cmax, plan_of
 from tests.oracles.request_packing import Oracle
+
+IntArray = npt.NDArray[np.int64]
 
 BOUNDS = (mean_load, longest_output, pigeonhole, dual_feasible, dual_bin_packing)
 PARAMS = SolveParams()
@@ -335,3 +339,26 @@ def test_same_seed_same_plan() -> None:
 def test_rechecking_loads_neither_solver_nor_compiler() -> None:
     code = "import sys, headroom.bounds.request_packing_makespan; print(*sorted({'numba', 'scipy', 'highspy', 'pyomo'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_blurred_lengths_stay_whole_numbers_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 2^15 requests of 2^38 steps and a few: 1,024 times their sum is 2^63.
+    output = 2**38 - np.arange(2**15)
+    instance = RequestPacking(
+        requests=Requests(prompt_tokens=np.zeros(2**15, np.int64), output_tokens=output), objective="makespan", slots=2, decode_step_s=1.0
+    )
+    seen: list[IntArray] = []
+
+    def list_rule(length: IntArray, machines: int) -> IntArray:
+        seen.append(length)
+        return np.zeros(len(length), np.int64)
+
+    monkeypatch.setattr(request_packing_makespan, "longest_first", list_rule)
+    monkeypatch.setattr(request_packing_makespan, "improve", lambda length, start, *rest: (start,))
+    params = SolveParams()
+    search = request_packing_makespan._Search(instance, params, Progress(params))
+    search.high = int(output.sum()) + 1
+    search.local_search(0, 1, seed=3)
+    assert len(seen) == 1
+    assert seen[0].min() > 0
+    assert sum(seen[0].tolist()) < 2**63

@@ -11,7 +11,7 @@ import pytest
 from headroom.formulations.progress import Progress
 from headroom.formulations.request_packing import build_model as build
 from headroom.formulations.request_packing import evaluate, staged_plan
-from headroom.formulations.request_packing_model import build_model, plan_of
+from headroom.formulations.request_packing_model import _with_slots, build_model, plan_of
 from headroom.formulations.types import SolveParams
 from headroom.instances.request_packing import RequestPacking
 from headroom.solvers.highs import solve_mip
@@ -126,3 +126,9 @@ def test_steps_that_are_not_whole_are_refused() -> None:
         plan_of(instance, model)
     model.m[0].set_value(2 + 1e-9, skip_validation=True)
     assert plan_of(instance, model) == staged_plan([([(0, 0)], 2)])
+
+
+def test_stages_that_admit_nothing_are_joined_to_the_one_before() -> None:
+    instance = RequestPacking(**staged([1, 1], [5, 2], 1, [(3, 1.0)]))
+    # The first runs through two stages, of which the second admits nothing; steps before anything is admitted serve nobody.
+    assert _with_slots({0: (1, 2), 1: (3, 3)}, [4, 2, 3, 2], instance) == [([(0, 0)], 5), ([(1, 0)], 2)]
