@@ -1,54 +1,68 @@
 """Staged prefill and decode: near-optimal schedules at any size, against closed-form bounds.
 
 A plan is chains of requests, slot by slot, and stages at decode steps of our choice. Time passes in prefill or in decode steps, so the stages'
-prompts say what prefill takes, and the longest path through the stages what decoding takes. A design says how many stages there are and how many
-prompt tokens each may hold; `slot_annealing` then lets the ends of requests coincide with stages. Designs with fewer, larger stages save prefill,
-designs with more stages leave slots idle less: several are tried, and the best ones get the time.
+prompts say what prefill takes, and the longest path through the stages what decoding takes. Fewer, larger stages save prefill, more stages leave
+slots idle less. The search begins with plans of simple rules, which weigh one against the other, and with designs that say how many stages there are
+and how many prompt tokens each may hold; `slot_annealing` then lets the ends of requests coincide with stages. The best ones get the time.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from headroom.bounds.request_packing_staged import Cover, cover_of, decode_floor, stage_count, stage_cover, unservable
+from headroom.bounds.request_packing_staged import cover_of, decode_floor, stage_count, stage_cover, unservable
 from headroom.formulations.progress import Progress
-from headroom.formulations.request_packing import StagedPlan, evaluate, staged_plan
-from headroom.formulations.tolerances import OPTIMALITY_GAP
-from headroom.formulations.types import Bound, Outcome, SolveParams, Stop
+from headroom.formulations.request_packing import StagedPlan, evaluate
+from headroom.formulations.tolerances import OPTIMALITY_GAP, relative_gap
+from headroom.formulations.types import Bound, Outcome, Plan, SolveParams, Stop
 from headroom.instances.request_packing import RequestPacking
-from headroom.solvers.slot_annealing import Chains, anneal, chains_of, earliest, linked, listed, stretched
+from headroom.solvers.request_packing_makespan import cmax
+from headroom.solvers.request_packing_staged_plans import chains_from, level_caps, plan_of
+from headroom.solvers.request_packing_staged_starts import DESIGNS, designs, first_plans, other_plans, priced_plans
+from headroom.solvers.slot_annealing import anneal
+from headroom.solvers.slot_chains import Chains, chains_of, earliest, linked, stretched
 from headroom.solvers.slot_lockstep import lockstep
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 TINY = 6
 """Requests up to which the whole model is solved by HiGHS."""
-DESIGNS = 24
-"""Designs that are tried at first."""
+MOST_COMPARED = 20_000
+"""Requests up to which the plans of all rules are made: a few seconds."""
+MOST_PRICED = 5_000
+"""Requests up to which they are made, and rules tried at all prices, before the search settles on a few candidates."""
 CHUNK = 1_000_000
 """Annealing moves between two looks at the clock: about 0.1 s."""
 MOVES = 12_000
-"""Annealing moves a request in a round of the last phase, up to MOST_MOVES."""
+"""Annealing moves a request in a long round, up to MOST_MOVES."""
 MOST_MOVES = 40_000_000
-ROUNDS = 4
-"""Rounds of the last phase."""
+FEW_MOVES = 8_000_000
+"""Annealing moves of the last rounds where requests are few."""
+PATIENCE = 3
+"""Long rounds without much gain after which the search ends."""
+MUCH = 0.01
+"""What is much, as a share of the gap that is left."""
 RESTARTS = 2
 """Other beginnings of each of the two best designs."""
 SAMPLE = 20_000
 """Requests on which batches of different widths are compared."""
-SPARE = 1.003
-"""Tokens that stages have room for by prompt token: a stage is not filled to the last one."""
+MOST_WEIGHT = 1e9
+"""Decode steps that a token above a stage's cap counts at most: where steps take next to no time, a sum with them in it stays a number."""
+STYLES = ((1.0, 20.0), (0.0, 20.0), (1.0, 5.0), (0.0, 5.0))
+"""Of the rounds at the end in turn: 1 where steps are measured by the outputs and 0 where by the stages' distance, and how hot."""
 
 
 def staged(instance: RequestPacking, params: SolveParams, progress: Progress) -> Outcome:
     """Chains of requests through stages, annealed until ends and stages coincide; tiny instances by HiGHS. Anytime, any size.
 
-    Bounds: `stage_cover` and `stage_count`. A prompt above the last level is named in a note (infeasible). Without prefill levels: the longest
-    request first to the slot that is free first (P||Cmax). Deterministic for a seed unless a limit cuts it off. O(N log N) a design, O(1) a move.
+    Bounds: `stage_cover` and `stage_count`. A prompt above the last level is named in a note (infeasible). Where prefill takes no time: `cmax`.
+    Deterministic for a seed unless a limit cuts it off. O(N log N) a design, O(1) a move. A start
+    plan, and whatever else is the incumbent, is one of the beginnings.
     """
     bounds = [bound(instance, params, progress) for bound in (stage_cover, stage_count)]
     for bound in bounds:
@@ -56,9 +70,9 @@ def staged(instance: RequestPacking, params: SolveParams, progress: Progress) ->
     refused = unservable(instance)
     if refused:
         return Outcome(bounds=tuple(bounds), notes=(refused,))
-    if not instance.prefill_levels:
-        progress.offer(_longest_first(instance))
-        return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=progress.should_stop() or "completed")
+    if not instance.level_s.any():
+        found = cmax(instance, params, progress)
+        return replace(found, bounds=(*bounds, *found.bounds))
     if instance.count <= TINY:
         return _tiny(instance, params, progress, bounds)
     stop = _Search(instance, params, progress).run()
@@ -71,104 +85,11 @@ def _tiny(instance: RequestPacking, params: SolveParams, progress: Progress, bou
     stop = _Search(instance, params, progress).run()
     if stop != "completed" or progress.gap <= OPTIMALITY_GAP:
         return Outcome(plan=progress.plan, bounds=tuple(bounds), stop=stop)
+    best = max(bound.value for bound in bounds)
     found = highs(instance, params, progress)
-    solver_bounds = (bound for bound in found.bounds if bound.proof == "solver")
-    return Outcome(plan=progress.plan, bounds=(*bounds, *solver_bounds), stop=found.stop, solver=found.solver)
-
-
-def _longest_first(instance: RequestPacking) -> StagedPlan:
-    output = instance.requests.output_tokens
-    start, _, slot = listed(output, instance.slots or 1, np.argsort(-output, kind="stable"))
-    return _plan_at(instance, start, slot, start, int((start + output).max()), instance.level_tokens)
-
-
-def plan_of(instance: RequestPacking, chains: Chains) -> StagedPlan:
-    """The plan of chains at their earliest times; a stage above its cap is split or prefilled at a higher level, whichever is quicker. O(N log N)."""
-    time, node = earliest(chains), chains.start_of()
-    return _plan_at(instance, time[node], chains.slot_of(), node, int(time[-1]), chains.cap)
-
-
-def _plan_at(instance: RequestPacking, start: IntArray, slot: IntArray, node: IntArray, total: int, cap: IntArray) -> StagedPlan:
-    """A plan from the decode step [N] at which each request starts; requests of one `node` are prefilled together where they fit."""
-    order = np.lexsort((node, start))
-    begins = np.flatnonzero(np.diff(start[order], prepend=-1))
-    ends = np.append(start[order][begins[1:]], total)
-    stages: list[tuple[IntArray, int]] = []
-    for requests, now, then in zip(np.split(order, begins[1:]), start[order][begins].tolist(), ends.tolist(), strict=True):
-        parts = _prefills(instance, requests, node[requests], cap)
-        stages += [(np.stack([part, slot[part]], axis=1), 0) for part in parts[:-1]]
-        stages.append((np.stack([parts[-1], slot[parts[-1]]], axis=1), then - now))
-    return staged_plan(stages)
-
-
-def _prefills(instance: RequestPacking, requests: IntArray, node: IntArray, cap: IntArray) -> list[IntArray]:
-    """Requests that start at one decode step, shared out to prefills: as the nodes say, or packed anew where that is quicker."""
-    if not instance.prefill_levels:
-        return [requests]
-    of_node = np.split(requests, np.flatnonzero(np.diff(node)) + 1)
-    caps = cap[node[np.append(0, np.flatnonzero(np.diff(node)) + 1)]].tolist()
-    split = [part for group, most in zip(of_node, caps, strict=True) for part in _split(instance, group, most)]
-    if len(of_node) == 1 or all(int(instance.requests.prompt_tokens[group].sum()) <= most for group, most in zip(of_node, caps, strict=True)):
-        return split
-    return min(split, _split(instance, requests, max(caps)), key=lambda parts: _seconds(instance, parts))
-
-
-def _split(instance: RequestPacking, group: IntArray, cap: int) -> list[IntArray]:
-    """One prefill, or several of at most `cap` tokens (first fit, longest prompts first), whichever is quicker."""
-    prompt = instance.requests.prompt_tokens
-    if int(prompt[group].sum()) <= cap:
-        return [group]
-    limit = max(min(cap, int(instance.level_tokens[-1])), int(prompt[group].max()))
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for j in group[np.argsort(-prompt[group], kind="stable")].tolist():
-        size = int(prompt[j])
-        b = next((b for b, left in enumerate(room) if left >= size), len(bins))
-        if b == len(bins):
-            bins.append([])
-            room.append(limit)
-        bins[b].append(j)
-        room[b] -= size
-    return min([group], [np.array(part) for part in bins], key=lambda parts: _seconds(instance, parts))
-
-
-def _seconds(instance: RequestPacking, parts: list[IntArray]) -> float:
-    return math.fsum(instance.prefill_s(np.array([instance.requests.prompt_tokens[part].sum() for part in parts])).tolist())
-
-
-def designs(instance: RequestPacking, cover: Cover) -> list[tuple[float, IntArray]]:
-    """Prefill seconds and tokens of each stage, for different numbers of stages, the quickest prefill first.
-
-    So many stages hold the prompts with SPARE by two neighbouring levels of the lower hull of (tokens, seconds).
-    """
-    tokens, count = max(1.0, cover.tokens[0] * SPARE), instance.count
-    numbers = {cover.stages, count, *(max(cover.stages, min(count, math.ceil(tokens / most))) for most in cover.most if most)}
-    grid = np.geomspace(cover.stages, count, DESIGNS)
-    found = []
-    for stages in sorted(numbers | set(np.round(grid).astype(int).tolist())):
-        caps = _caps(cover, stages, tokens / stages)
-        found.append((float(instance.prefill_s(caps).sum()), caps))
-    return sorted(found, key=lambda design: design[0])
-
-
-def _caps(cover: Cover, stages: int, mean: float) -> IntArray:
-    """Tokens of so many stages that hold `mean` on average at the least seconds: two levels, spread evenly."""
-    most, time_s = np.array(cover.most), np.array(cover.time_s)
-    above = np.flatnonzero(most >= mean)
-    if not len(above):
-        return np.full(stages, most[-1], np.int64)
-    best, pair = math.inf, (0, 0, 0.0)
-    for high in above.tolist():
-        for low in range(high + 1):
-            share = 1.0 if low == high or most[low] >= mean else (mean - most[low]) / (most[high] - most[low])
-            seconds = share * time_s[high] + (1 - share) * time_s[low]
-            if seconds < best:
-                best, pair = seconds, (low, high, share)
-    low, high, share = pair
-    larger = math.ceil(share * stages - 1e-9)
-    turn = np.floor(np.arange(1, stages + 1) * larger / stages) > np.floor(np.arange(stages) * larger / stages)
-    caps: IntArray = np.where(turn, most[high], most[low]).astype(np.int64)
-    return caps
+    # Its word is only asked for where the closed forms leave a gap.
+    solver_bounds = (bound for bound in found.bounds if bound.proof == "solver" and relative_gap(progress.objective, best) > OPTIMALITY_GAP)
+    return Outcome(plan=progress.plan, bounds=(*bounds, *solver_bounds), stop=found.stop, solver=found.solver, notes=found.notes)
 
 
 @dataclass
@@ -180,6 +101,8 @@ class _Candidate:
     seconds: float
     decode_s: float
     shrink: float = 0.1
+    by_outputs: float = 1.0
+    """Whether steps are measured by the outputs (1) or by the stages' distance (0)."""
 
     def promises(self, floor_s: float, left: float) -> float:
         """Seconds if so much of the idle steps were left after more annealing."""
@@ -190,7 +113,8 @@ class _Search:
     """Designs, then ever fewer of them with ever more annealing."""
 
     def __init__(self, instance: RequestPacking, params: SolveParams, progress: Progress) -> None:
-        self.instance, self.progress = instance, progress
+        self.instance, self.params, self.progress = instance, params, progress
+        self.rounds = min(MOST_MOVES, MOVES * instance.count)
         self.rng = params.rng()
         self.cover, self.floor = cover_of(instance), decode_floor(instance)
         self.delta = instance.decode_step_s or 0.0
@@ -199,40 +123,118 @@ class _Search:
         rate_s = self.cover.linear_s(self.cover.tokens[0], self.cover.stages) / max(1, self.cover.tokens[0])
         # What a token costs in steps of a slot; more where prefill is so cheap that stages would overflow to the next level.
         weight = (instance.slots or 1) * rate_s / self.delta
-        self.token_weight = max(weight, 0.06 * float(output.mean()) / max(1.0, float(prompt.mean())))
+        self.token_weight = min(MOST_WEIGHT, max(weight, 0.06 * float(output.mean()) / max(1.0, float(prompt.mean()))))
         self.least_s = self.progress.bound * (1 + OPTIMALITY_GAP)
         self.reach = max(2, min(60, instance.count // 8))
 
     def run(self) -> Stop:
         """To the end, or until a limit says stop. A plan is offered before the first look at the clock."""
-        alive = [self._in_step()]
-        rounds = min(MOST_MOVES, MOVES * self.instance.count)
-        most = max(1, min(DESIGNS, 20_000_000 // self.instance.count))
-        best = alive[0].seconds
-        for prefill_s, caps in designs(self.instance, self.cover)[: 2 * most]:
-            if len(alive) > most or prefill_s + self.delta * self.floor >= best:
-                break
+        given = [self.progress.plan] if isinstance(self.progress.plan, StagedPlan) else []
+        stop = self._offer(first_plans(self.instance, self.params))
+        if stop or self.done:
+            return stop or "completed"
+        alive: list[_Candidate] = []
+        for plan in {id(plan): plan for plan in (self.progress.plan, *given) if isinstance(plan, StagedPlan)}.values():
+            alive.append(self._round(self._from(plan), self.rounds // 60, 5.0))
+        designed = self._designed(min((candidate.seconds for candidate in alive), default=math.inf))
+        if not self.progress.should_stop():
+            alive.append(self._round(self._in_step(), self.rounds // 60, 20.0))
+        if self.instance.count > MOST_PRICED:
+            # Something better soon: comparing takes long.
+            best = min([*alive, *designed], key=lambda candidate: candidate.seconds)
+            for hot in (5.0, 10.0, 10.0):
+                best = self._round(best, self.rounds // 20, hot)
+            alive.append(best)
+        alive += self._priced()
+        if self.instance.count <= MOST_PRICED:
+            self._offer(other_plans(self.instance, self.params))
+            best_s = min((candidate.seconds for candidate in alive), default=math.inf)
+            if self.progress.objective < best_s and isinstance(self.progress.plan, StagedPlan):
+                alive.append(self._from(self.progress.plan))
+        stop = self.progress.should_stop() or self._settle(alive, designed)
+        if stop == "completed" and MOST_PRICED < self.instance.count <= MOST_COMPARED:
+            self._offer(other_plans(self.instance, self.params))
+        return stop
+
+    @property
+    def done(self) -> bool:
+        return self.progress.objective <= self.least_s
+
+    def _offer(self, plans: Iterable[Plan | None], kept: list[tuple[float, StagedPlan]] | None = None) -> Stop | None:
+        """Offer plans one by one, and look at the clock after each; all that are feasible are `kept`."""
+        for plan in plans:
+            if isinstance(plan, StagedPlan):
+                self.progress.offer(plan)
+                if kept is not None:
+                    kept.append((evaluate(self.instance, plan).objective, plan))
             stop = self.progress.should_stop()
-            if stop:
+            if stop or self.done:
                 return stop
-            made = self._start(caps)
-            alive.append(self._round(made, rounds // 60, 20.0))
+        return None
+
+    def _priced(self) -> list[_Candidate]:
+        """The rule at other prices, improved a little."""
+        found: list[tuple[float, StagedPlan]] = []
+        if self.instance.count <= MOST_COMPARED:
+            few = self.instance.count > MOST_PRICED
+            self._offer(priced_plans(self.instance, self.params, 3 if few else 1), found)
+        return [self._round(self._from(plan), self.rounds // 60, 5.0) for _, plan in found if not self.progress.should_stop()]
+
+    def _designed(self, best: float) -> list[_Candidate]:
+        """Designs, those with the quickest prefill first, improved a little."""
+        alive: list[_Candidate] = []
+        most = max(2, min(DESIGNS, 100_000 // self.instance.count))
+        for prefill_s, caps in designs(self.instance, self.cover)[: 2 * most]:
+            if len(alive) >= most or prefill_s + self.delta * self.floor >= best or self.progress.should_stop():
+                break
+            alive.append(self._round(self._start(caps), self.rounds // 60, 20.0))
             best = min(best, alive[-1].seconds)
+        return alive
+
+    def _settle(self, ruled: list[_Candidate], alive: list[_Candidate]) -> Stop:
+        """Ever fewer candidates with ever more annealing, and rounds on the best until they are worth little."""
+        many = self.instance.count > MOST_PRICED
+        # Of many requests none has its time before there is a limit: the best one goes on, in shorter rounds.
+        alive = [*ruled, *alive] if many else self._compared(ruled, alive)
+        moves, stale = self.rounds // 10 if many else self.rounds, 0
+        last = min(alive, key=lambda candidate: candidate.seconds)
+        most = max(self.rounds, min(FEW_MOVES, 5 * self.rounds))
+        for by_outputs, hot in itertools.cycle(STYLES):
+            stop = self.progress.should_stop()
+            if stop or self.done or stale == PATIENCE:
+                return stop or "completed"
+            before = last.seconds
+            last.by_outputs = by_outputs
+            last = self._round(last, moves, hot)
+            if before - last.seconds < MUCH * (before - self.progress.bound):
+                stale += moves >= most
+                moves = min(most, 2 * moves)
+            else:
+                stale = 0
+        raise AssertionError
+
+    def _compared(self, ruled: list[_Candidate], alive: list[_Candidate]) -> list[_Candidate]:
+        """The best of the candidates that began as plans, and the best design."""
         floor_s = self.floor * self.delta
+        # Plans of rules are better at first, and designs often later: they do not compete before both have had their time.
+        ruled = sorted(ruled, key=lambda candidate: candidate.promises(floor_s, 0.6))[:3]
+        ruled = [self._round(candidate, self.rounds // 20, 5.0) for candidate in ruled]
+        ruled = sorted(ruled, key=lambda candidate: candidate.seconds)[:1]
         alive = sorted(alive, key=lambda candidate: candidate.promises(floor_s, 0.3))[:5]
-        alive = [self._round(candidate, rounds // 20, 10.0) for candidate in alive]
+        alive = [self._round(candidate, self.rounds // 20, 10.0) for candidate in alive]
         alive = sorted(alive, key=lambda candidate: candidate.promises(floor_s, 0.6))[:2]
         # Where the very long requests came to stand matters and is hard to change later: other beginnings too.
         alive += [self._start(candidate.chains.cap[1:-1], True) for candidate in alive for _ in range(RESTARTS) if not self.progress.should_stop()]
-        for moves in (rounds // 20, rounds // 5):
+        for moves in (self.rounds // 20, self.rounds // 5):
             alive = [self._round(candidate, moves, 20.0) for candidate in alive]
-        last = min(alive, key=lambda candidate: candidate.seconds)
-        for k in range(ROUNDS):
-            stop = self.progress.should_stop()
-            if stop:
-                return stop
-            last = self._round(last, rounds, 20.0 if k % 2 == 0 else 5.0)
-        return self.progress.should_stop() or "completed"
+        ruled = [self._round(candidate, self.rounds // 5, 10.0) for candidate in ruled]
+        alive = [*sorted(alive, key=lambda candidate: candidate.seconds)[:1], *ruled]
+        for hot in (20.0, 5.0):
+            alive = [self._round(candidate, self.rounds, hot) for candidate in alive]
+        return alive
+
+    def _from(self, plan: StagedPlan) -> _Candidate:
+        return replace(self._measured(chains_from(self.instance, plan)), shrink=0.6, by_outputs=0.0)
 
     def _start(self, caps: IntArray, again: bool = False) -> _Candidate:
         """A list schedule, long requests mostly first: the short ones at the end let the slots end together."""
@@ -262,10 +264,7 @@ class _Search:
 
         cap, width = min(sorted(widths), key=seconds)
         start, before, slot, batch = lockstep(output, prompt, slots, cap, width)
-        filled = np.bincount(batch, prompt)[1:].astype(np.int64)
-        levels = self.instance.level_tokens
-        caps = levels[np.searchsorted(levels, filled)]
-        return self._measured(linked(output, prompt, slots, start, before, slot, batch, caps))
+        return self._measured(linked(output, prompt, slots, start, before, slot, batch, level_caps(self.instance, batch)))
 
     def _measured(self, chains: Chains) -> _Candidate:
         plan = plan_of(self.instance, chains)
@@ -277,28 +276,32 @@ class _Search:
         """Anneal towards fewer steps; what is worse is dropped."""
         if self.progress.should_stop() or candidate.seconds <= self.least_s:
             return candidate
-        steps = int(candidate.time[-1])
+        steps, outputs = int(candidate.time[-1]), candidate.by_outputs
+        scale = self.scale if outputs else max(0.05, steps / candidate.chains.stages / 60)
         chains = stretched(candidate.chains, candidate.time, self.floor + math.floor(candidate.shrink * (steps - self.floor)))
         cold = 0.1
         pieces = max(1, math.ceil(moves / CHUNK))
         for k in range(pieces):
             ratio = (cold / hot) ** (1 / pieces)
-            self._anneal(chains, moves // pieces, hot * ratio**k, hot * ratio ** (k + 1), 1.0 if k + 1 < pieces else 4.0)
+            self._anneal(chains, moves // pieces, scale * hot * ratio**k, scale * hot * ratio ** (k + 1), 1.0 if k + 1 < pieces else 4.0, scale)
             if self.progress.should_stop():
+                if 2 * k < pieces:
+                    return candidate  # too hot to be of use
                 break
         if np.any(chains.load > chains.cap):
-            self._anneal(chains, min(CHUNK, moves), 0.3, 0.1, 20.0)
+            self._anneal(chains, min(CHUNK, moves), scale * 0.3, scale * 0.1, 20.0, scale)
         made = self._measured(chains)
+        made.by_outputs = outputs
         if made.seconds < candidate.seconds:
             # What was reached at the target can be had in fewer steps.
             made.shrink = 0.3 if int(made.time[-1]) <= int(chains.time[-1]) else 0.6
             return made
-        candidate.shrink = 0.5 + 0.5 * candidate.shrink
+        # Near the steps that there are, nothing is asked for: begin again.
+        candidate.shrink = 0.5 + 0.5 * candidate.shrink if candidate.shrink < 0.95 else 0.3
         return candidate
 
-    def _anneal(self, chains: Chains, moves: int, hot: float, cold: float, stress: float) -> None:
-        seed = int(self.rng.integers(2**31))
-        anneal(chains, moves, hot * self.scale, cold * self.scale, self.token_weight * stress, self.reach, seed, self.scale)
+    def _anneal(self, chains: Chains, moves: int, hot: float, cold: float, stress: float, scale: float) -> None:
+        anneal(chains, moves, hot, cold, self.token_weight * stress, self.reach, int(self.rng.integers(2**31)), scale)
 
 
-__all__ = ["designs", "plan_of", "staged"]
+__all__ = ["staged"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headroom.solvers.slot_annealing import Chains, anneal, chains_of, earliest, listed, stretched
+from headroom.solvers.slot_annealing import anneal
+from headroom.solvers.slot_chains import Chains, chains_of, earliest, listed, stretched
 
 
 def consistent(chains: Chains) -> None:

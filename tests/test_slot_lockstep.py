@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headroom.solvers.slot_annealing import earliest, linked
+from headroom.solvers.slot_chains import earliest, linked
 from headroom.solvers.slot_lockstep import lockstep
 
 
