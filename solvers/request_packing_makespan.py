@@ -18,6 +18,8 @@ from headroom.formulations.progress import Progress
 from headroom.formulations.request_packing import StagedPlan, staged_plan
 from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.instances.request_packing import RequestPacking
+from headroom.solvers.bin_columns import items_of
+from headroom.solvers.bin_packing import Found, assign, pack
 from headroom.solvers.machine_loads import core, longest_first, multifit
 from headroom.solvers.machine_loads_columns import LAST_MACHINES, refuting_prices, rounded
 from headroom.solvers.machine_loads_search import improve, split
@@ -32,6 +34,8 @@ MOST_OFFERED: Final = 20_000
 """Requests up to which every better plan is made at once; a plan of 10^5 takes a second, so of larger ones only the first and the last are."""
 MOST_SEARCHED: Final = 400
 """Jobs up to which a depth-first search of the whole is tried."""
+AS_BINS_S: Final = 10.0
+"""Seconds that bin packing gets where a first search has not settled a target."""
 FIRST_ROUNDS: Final = 2000
 BLUR: Final = (0.0, None, 0.03, 0.3)
 """Starts of the local search, one after the other: LPT with lengths blurred by so much, None: the best assignment. LPT and MULTIFIT may leave all
@@ -169,8 +173,35 @@ class _Search:
                 if self.progress.should_stop() or self.local_search(target, rounds, seed):
                     return True
                 seed += 1
+            if small and nodes == FIRST_NODES and len(part.jobs) <= MOST_SEARCHED and self.as_bins(part.jobs, part.machines, part.whole, target):
+                return True
             nodes, rounds = 2 * nodes, min(2 * rounds, 64 * FIRST_ROUNDS)
         return False
+
+    def as_bins(self, jobs: IntArray, machines: int, whole: Callable[[IntArray], IntArray], target: int) -> bool:
+        """The same question to bin packing, with its lists of patterns: do these jobs fit into so many bins of `target`?"""
+        length = self.length[jobs]
+        items = items_of(length, target)
+        last_s = self.progress.elapsed_s + AS_BINS_S
+        settled = False
+
+        def heard(found: Found) -> None:
+            nonlocal settled
+            settled = found.bins <= machines or found.lowest > machines
+
+        def left_s() -> float:
+            return min(self.progress.remaining_s, last_s - self.progress.elapsed_s)
+
+        found = pack(items, self.params.rng(), lambda: settled or left_s() <= 0 or bool(self.progress.should_stop()), heard, left_s)
+        if found.bins <= machines:
+            order = np.argsort(-length, kind="stable")
+            machine = np.empty(len(length), np.int64)
+            machine[order] = assign(items, found.patterns)
+            self.take(whole(machine))
+            return True
+        if found.lowest > machines:
+            self.raise_to(Bound(seconds(self.instance, lifted(self.length, target + 1)), "search", "solver"))
+        return found.lowest > machines
 
 
 def plan_of(instance: RequestPacking, machine: IntArray) -> StagedPlan:

@@ -34,6 +34,7 @@ from headroom.formulations.request_packing import StagedPlan, evaluate
 from headroom.formulations.types import Bound, Outcome, SolveParams
 from headroom.instances.errors import InputError
 from headroom.instances.request_packing import PrefillLevel, RequestPacking, Requests
+from headroom.instances.request_packing_classes import cmax_uniform
 from headroom.solvers import request_packing_makespan
 from headroom.solvers.machine_loads import core, longest_first, multifit
 from headroom.solvers.machine_loads_search import improve, split
@@ -161,6 +162,32 @@ def test_bounds_and_method_against_enumeration() -> None:
     assert met["mean_load"] < met["pigeonhole"] < met["dual_feasible"] <= met["dual_bin_packing"]
     instance = hard("alike", 25, 10, 1)
     assert dual_feasible(instance, PARAMS, Progress(PARAMS)).value < dual_bin_packing(instance, PARAMS, Progress(PARAMS)).value
+
+
+def test_what_bin_packing_says_of_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {True: 0, False: 0}
+    for outputs, slots in cases(120, 7):
+        instance = run_of(outputs, slots)
+        best = least(outputs, slots)
+        search = request_packing_makespan._Search(instance, PARAMS, Progress(PARAMS, lambda plan, instance=instance: evaluate(instance, plan)))
+        for target in range(max(max(outputs), best - 2), best + 2):
+            search.low, search.high = target, int(sum(outputs)) + 1
+            assert search.as_bins(np.arange(len(outputs)), slots, lambda machine: machine, target)
+            said[target >= best] += 1
+            if target >= best:
+                assert best <= search.high <= target
+            else:
+                assert target < search.low <= best
+    assert min(said.values()) > 20
+
+
+def test_lists_of_patterns_settle_what_search_does_not() -> None:
+    # A mean of 1592.5; search alone goes on for minutes at 1593, a second closes it: no 15 lists of jobs of that length exist.
+    instance = cmax_uniform(np.random.default_rng([50, 15, 2]), requests=50, slots=15, least=1, most=1000)
+    progress, outcome = solved(instance, time_limit_s=30.0)
+    assert proven(progress, outcome)
+    assert progress.objective == 1594
+    assert [(bound.value, bound.proof) for bound in outcome.bounds if bound.method == "search"] == [(1594, "solver")]
 
 
 def test_fitting_against_enumeration() -> None:
