@@ -15,6 +15,7 @@
 | `tier_times(ax, instance, plan)`      | how long each memory tier works in each step, and the step               |
 | `slot_gantt(ax, instance, plan)`      | who is in which slot when, which slots are idle, and the prefills        |
 | `bin_fill(ax, instance, plan)`        | tokens in each bin, the fullest first, below the capacity                |
+| `device_load(ax, instance, plan)`     | load of each device in each layer, over the layer's mean                 |
 | `gap_bars(ax, results)`               | how far each result is above the certified bound                         |
 | `slot_utilisation(ax, results)`       | how busy slots are against how many there are, method by method          |
 | `gap_distribution(ax, comparison)`    | gaps to the best bound, method by method                                 |
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from headroom.plots.comparisons import gap_distribution
     from headroom.plots.files import figure, save, save_sweep
     from headroom.plots.packing import bin_fill, gap_bars, slot_gantt, slot_utilisation
+    from headroom.plots.placement import device_load
     from headroom.plots.plans import epochs, fleet
     from headroom.plots.sweeps import capacity_sweep, cost_mix, limit_sweep, moves_front, price_sweep, shadow_price_bars, slo_heat_map
     from headroom.plots.tiers import tier_occupancy, tier_times
@@ -39,12 +41,14 @@ _HOME = {
     "slo_heat_map": "sweeps", "capacity_sweep": "sweeps", "tier_occupancy": "tiers", "tier_times": "tiers",
     "epochs": "plans", "fleet": "plans", "gap_distribution": "comparisons", "figure": "files", "save": "files", "save_sweep": "files",
     "bin_fill": "packing", "gap_bars": "packing", "slot_gantt": "packing", "slot_utilisation": "packing",
+    "device_load": "placement",
 }  # fmt: skip
 
 __all__ = [
     "bin_fill",
     "capacity_sweep",
     "cost_mix",
+    "device_load",
     "epochs",
     "figure",
     "fleet",
