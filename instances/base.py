@@ -32,6 +32,16 @@ class Record(BaseModel):
         rest = self.model_dump(exclude_defaults=True, exclude=set(self.optional_arrays), context=dict(context or {}))
         return rest | (self.model_dump(include=given, context=dict(context or {})) if given else {})
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from headroom.instances.html import in_words, table
+
+        shown_fields = [name for name in type(self).model_fields if name not in ("name", "provenance") and getattr(self, name) is not None]
+        return table(type(self).__name__, [(name, in_words(getattr(self, name))) for name in shown_fields], self._subtitle())
+
+    def _subtitle(self) -> str:
+        return ""
+
 
 def rule(message: str) -> PydanticCustomError:
     """The error a validator raises; `message` names the field itself, so no location is added to it."""
@@ -57,6 +67,10 @@ class Instance(Record):
             super().__init__(**fields)
         except ValidationError as error:
             raise InputError(first_message(error)) from None
+
+    def _subtitle(self) -> str:
+        origin = ", ".join(f"{key} {self.provenance[key]}" for key in ("preset", "importer") if key in self.provenance)
+        return f"{self.name}, sha256 {self.digest()[:8]}" + (f" ({origin})" if origin else "")
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with the named fields changed."""

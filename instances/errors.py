@@ -30,7 +30,6 @@ class InputError(ValueError):
 
 
 
-
 def shown(value: object, limit: int = 60) -> str:
     """`value` as a short literal for a message."""
     text = repr(value)
