@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headroom.compare import compare
     from headroom.formulations.types import SolveParams
     from headroom.instances.errors import InputError
+    from headroom.report import report
     from headroom.run import Result, run
     from headroom.sweep import Sweep, moves_front, sweep, sweep_slo
     from headroom.verify import verify
@@ -37,6 +38,7 @@ _HOME = {
     "compare": "headroom.compare",
     "load": "headroom.api",
     "moves_front": "headroom.sweep",
+    "report": "headroom.report",
     "run": "headroom.run",
     "solve": "headroom.api",
     "sweep": "headroom.sweep",
@@ -45,8 +47,8 @@ _HOME = {
 }
 
 __all__ = [
-    "InputError", "Result", "SolveParams", "Sweep", "__version__", "bound", "compare", "failover", "load", "moves_front", "run", "solve", "sweep",
-    "sweep_slo", "verify",
+    "InputError", "Result", "SolveParams", "Sweep", "__version__", "bound", "compare", "failover", "load", "moves_front", "report", "run", "solve",
+    "sweep", "sweep_slo", "verify",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,7 +54,7 @@ def standard_input() -> bytes:
 
 def solve(
     instance: Instance | str | Path,
-    method: str = "auto",
+    method: str | Callable[..., Any] = "auto",
     *,
     seed: int = 0,
     time_limit_s: float | None = None,
@@ -66,7 +67,8 @@ def solve(
 ) -> Result:
     """Find a plan and prove how good it is.
 
-    `instance` is an instance or the file it stands in; `method` a name from `headroom families`, "auto" picks one by size. Without a
+    `instance` is an instance or the file it stands in; `method` a name from `headroom families`, "auto" picks one by size, or a heuristic
+    or policy of your own (the function or class, or "my_policy.py:MyPolicy", which runs that file; see docs/compare-your-policy.md). Without a
     limit an exact method runs until optimality is proved or it gains no more. `start` is a plan to improve on (or a result, or a plan document).
     The result carries objective, bounds, gap and status; an infeasible instance is a result with status "infeasible", not an exception. Raises
     `InputError` for input that cannot be used.

@@ -30,6 +30,7 @@ def build_app() -> typer.Typer:
     from headroom.cli_common import main_options
     from headroom.cli_compare import add_compare_command
     from headroom.cli_import import add_import_command
+    from headroom.cli_report import add_report_command
     from headroom.cli_solve import add_solve_command
     from headroom.cli_sweep import add_sweep_command
     from headroom.cli_tools import add_tool_commands
@@ -47,6 +48,7 @@ def build_app() -> typer.Typer:
     add_solve_command(app)
     add_bound_commands(app)
     add_compare_command(app)
+    add_report_command(app)
     add_sweep_command(app)
     add_verify_commands(app)
     add_import_command(app)
@@ -101,6 +103,10 @@ def report(error: BaseException, debug: bool) -> int:
         complain(f"{message.rstrip('.')} (see {path} --help)")
         return BAD_INPUT
     if _is_input_error(error):
+        if debug and error.__cause__ is not None:
+            import traceback
+
+            traceback.print_exception(error.__cause__)  # what a user's own method raised
         complain(str(error))
         return BAD_INPUT
     if isinstance(error, UnicodeEncodeError):

@@ -14,6 +14,7 @@ from headroom.cli_common import (
     JsonOption,
     at_least,
     bound_text,
+    bytes_of,
     check_output,
     note,
     number,
@@ -30,13 +31,18 @@ from headroom.cli_common import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from headroom.study import Study
+
 HELP = """Run methods on instances, rank them by gap.
 
-A row a run, best first, each with its gap to the best bound that any run found.
+X are instances (.json, .npz) or study files (.toml); --preset adds a preset's instance for each seed, --set FIELD=A,B,C for each value.
+
+A row a run, best first, each with its gap to the best bound that any run found; more than a few instances: a row a preset and method.
 
 With -o a killed or interrupted sweep continues where it stopped, and a finished run is never run again.
 Exit code 1: no method found a plan.
 """
+METHODS = "Methods; default: all. FILE.py:NAME is your own policy or heuristic: that file is executed (see headroom template)."
 COMPARISON_SCHEMA = "headroom/comparison/1"
 RUN_LIMIT_S = 60.0
 """A sweep ends: some exact methods would search large instances for days."""
@@ -48,34 +54,51 @@ def add_compare_command(app: typer.Typer) -> None:
 
 
 def compare_command(
-    x: Annotated[list[Path], typer.Argument(metavar="X...", help="Instances, .json or .npz.", show_default=False)],
-    methods: Annotated[str | None, typer.Option("--methods", metavar="A,B", help="Methods; default: all.", show_default=False)] = None,
+    x: Annotated[list[Path] | None, typer.Argument(metavar="X...", help="Instances or study files.", show_default=False)] = None,
+    preset: Annotated[
+        list[str] | None, typer.Option("--preset", metavar="P", help="Preset, or FAMILY/PRESET; may be repeated.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=A,B", help="Settings of the presets; may be repeated.", show_default=False)
+    ] = None,
+    methods: Annotated[str | None, typer.Option("--methods", metavar="A,B", help=METHODS, show_default=False)] = None,
     bounds: Annotated[str | None, typer.Option("--bounds", metavar="A,B", help="Bounds, or none; default: all.", show_default=False)] = None,
     seeds: Annotated[str, typer.Option("--seeds", metavar="LIST", help="Seeds: 0,1,2 or 0:5 (0 to 4).")] = "0",
     jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", help="Processes; default: one a core.", show_default=False)] = None,
-    time_limit: Annotated[float, typer.Option("--time-limit", metavar="S", help="Seconds that a run may search at most.")] = RUN_LIMIT_S,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="URL", help="Run on the Dask cluster behind tcp://HOST:PORT.", show_default=False)
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", metavar="S", help="Seconds that a run may search at most; default: 60.", show_default=False)
+    ] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option("--memory-limit", metavar="M", help="Stop a run above this memory (500MB, 4GiB).", show_default=False)
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the table: .parquet.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> int:
     """See HELP."""
-    from headroom.api import load
     from headroom.compare import compare
-    from headroom.describe import unit
+    from headroom.compare_summary import FEW_INSTANCES, summarise
     from headroom.instances.errors import InputError
+    from headroom.study import Study, parse_seeds
 
     if output is not None and output.suffix != ".parquet":
         raise InputError("must end in .parquet", str(output))
     check_output(output)
+    asked = parse_seeds(seeds)
+    study = _study(x or [], preset or [], settings or [], asked)
+    limit = time_limit if time_limit is not None else study.time_limit_s if study.time_limit_s is not None else RUN_LIMIT_S
+    memory = bytes_of(memory_limit, "--memory-limit")
+    chosen = _names(methods)
     progress = _Progress()
-    instances = [load(path) for path in x]
     try:
         frame = compare(
-            instances,
-            _names(methods),
+            Study(study.cases, positive(limit, "--time-limit"), study.memory_limit_bytes if memory is None else memory),
+            chosen,
             [] if bounds == "none" else _names(bounds),
-            parse_seeds(seeds),
-            time_limit_s=positive(time_limit, "--time-limit"),
             jobs=None if jobs is None else at_least(jobs, 1, "--jobs"),
+            scheduler=scheduler,
             output=output,
             on_row=progress.show,
         )
@@ -86,36 +109,65 @@ def compare_command(
         raise
     progress.clear()
     rows = records(frame)
-    for name in _names(methods) or ():
+    for name in chosen or ():
         if not any(row["method"] == name for row in rows):
             note(f"{name} was not run: it is for another mode than these instances' (see headroom families)")
     if as_json:
         write_json({"schema": COMPARISON_SCHEMA, "rows": rows})
+    elif len({row["digest"] for row in rows}) > FEW_INSTANCES:
+        write_out(summary_text(records(summarise(frame))))
     else:
-        write_out(as_text(rows, {instance.digest(): unit(instance) for instance in instances}))
+        write_out(as_text(rows, _units(study, rows)))
     return 0 if any(row["objective"] is not None for row in rows if row["kind"] != "bound") else 1
+
+
+def _study(x: list[Path], presets: list[str], settings: list[str], seeds: list[int]) -> Study:
+    """What the arguments name: files, study files with their limits, presets with every seed and setting. Raises `InputError`."""
+    from headroom.instances.errors import InputError
+    from headroom.study import Case, Study, preset_cases, read_study, settings_of
+
+    if not x and not presets:
+        raise InputError("is missing; expected instances, a study file, or --preset", "X...")
+    if settings and not presets:
+        raise InputError("is for --preset, which is not given", "--set")
+    cases: list[Case] = []
+    time_limit_s: float | None = None
+    memory_limit_bytes: int | None = None
+    for path in x:
+        if path.suffix.lower() == ".toml":
+            study = read_study(path)
+            cases += study.cases
+            time_limit_s = study.time_limit_s if study.time_limit_s is not None else time_limit_s
+            memory_limit_bytes = study.memory_limit_bytes if study.memory_limit_bytes is not None else memory_limit_bytes
+        elif str(path) == "-":
+            from headroom.api import load
+
+            cases.append(Case(instance=load(path), seeds=tuple(seeds)))  # standard input is read once
+        else:
+            cases.append(Case(path=path, seeds=tuple(seeds)))
+    fixed, grid = settings_of(settings)
+    for name in presets:
+        cases += preset_cases(name, seeds, fixed, grid)
+    return Study(tuple(cases), time_limit_s, memory_limit_bytes)
+
+
+def _units(study: Study, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Units of the objectives, by the instances' digests; of the few instances that are printed one by one."""
+    from headroom.describe import unit
+
+    wanted = {row["digest"] for row in rows}
+    found: dict[str, str] = {}
+    for case in study.cases:
+        if len(found) == len(wanted):
+            break
+        instance = case.load()
+        if instance.digest() in wanted:
+            found[instance.digest()] = unit(instance)
+    return found
 
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0,1,2`, `0:5` (0 to 4), or a mixture. Raises `InputError`."""
-    from headroom.instances.errors import InputError, shown
-
-    seeds: list[int] = []
-    try:
-        for item in text.split(","):
-            first, colon, last = item.partition(":")
-            begin = int(first)
-            end = int(last) if colon else begin + 1
-            if begin < 0 or end <= begin or end - begin > 10**6:
-                raise ValueError
-            seeds += range(begin, end)
-    except ValueError:
-        raise InputError(f"must be a list such as 0,1,2 or a range such as 0:5, got {shown(text)}", "--seeds") from None
-    return seeds
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -189,8 +241,37 @@ def _dropped(row: dict[str, Any]) -> str:
     return f"dropped {100 * share:.3g}% at {number(row.get('part_replay_cost_usd'))}" if share and row["objective"] is None else ""
 
 
+SUMMARY_HEADINGS = ("method", "instances", "runs", "no plan", "mean gap", "95 %", "median gap", "worst gap", "optimal", "median time")
+
+
+def summary_text(rows: list[dict[str, Any]]) -> str:
+    """One table a group of instances: what each method makes of them, best first."""
+    text = ""
+    for group in dict.fromkeys((row["family"], row["group"]) for row in rows):
+        own = [row for row in rows if (row["family"], row["group"]) == group]
+        text += f"{group[1]} ({group[0]})\n"
+        text += table(SUMMARY_HEADINGS, [_summary_cells(row) for row in own], SUMMARY_HEADINGS[1:]) + "\n"
+    return text
+
+
+def _summary_cells(row: dict[str, Any]) -> list[str]:
+    half = row["gap_confidence"]
+    return [
+        row["method"],
+        str(row["instances"]),
+        str(row["runs"]),
+        str(row["without_plan"] + row["errors"]) if row["without_plan"] + row["errors"] else "-",
+        percent(row["gap_mean"]),
+        "-" if half is None else f"+- {percent(half)}",
+        percent(row["gap_median"]),
+        percent(row["gap_worst"]),
+        f"{100 * row['optimal_share']:.0f}%",
+        "-" if row["runtime_median_s"] is None else seconds(row["runtime_median_s"]),
+    ]
+
+
 class _Progress:
-    """Runs done, on one line of stderr where that is a terminal."""
+    """Runs done, their rate and the time left, on one line of stderr where that is a terminal."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -202,8 +283,10 @@ class _Progress:
         self.done += 1
         if not self._on:
             return
+        passed_s = time.monotonic() - self._started
+        left = f", {clock((total - done) * passed_s / self.done)} left" if done < total else ""
         what = f"{row['method']} on {row['instance']}: {row.get('error') or number(row.get('objective'))}"
-        self._write(f"\r\x1b[K{done}/{total} runs, {time.monotonic() - self._started:.0f} s  {what[:80]}")
+        self._write(f"\r\x1b[K{done}/{total} runs in {clock(passed_s)}, {self.done / max(passed_s, 1e-9):.2g}/s{left}  {what[:60]}")
         self._painted = True
 
     def clear(self) -> None:
@@ -216,3 +299,11 @@ class _Progress:
             sys.stderr.flush()
         except (OSError, ValueError):
             self._on = False
+
+
+def clock(passed_s: float) -> str:
+    """Seconds, minutes or hours and minutes."""
+    whole = round(passed_s)
+    if whole < 100:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 6000 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"

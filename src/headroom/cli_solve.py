@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 SENSITIVITY_ROWS = 10
 """Records of each kind of constraint that the text shows."""
 
+METHOD = "Method (see headroom families); auto picks one by size; FILE.py:NAME runs your own, that file is executed."
 HELP = """Find a plan, and prove how good it is.
 
 Without a limit an exact method runs until it has proved optimality or gains no more; Ctrl-C keeps the best so far. --start improves a given plan.
@@ -62,7 +64,7 @@ def add_solve_command(app: typer.Typer) -> None:
 
 def solve_command(
     x: InstanceArgument,
-    method: Annotated[str, typer.Option("--method", metavar="M", help="Method (see headroom families); auto picks one by size.")] = "auto",
+    method: Annotated[str, typer.Option("--method", metavar="M", help=METHOD)] = "auto",
     start: Annotated[str | None, typer.Option("--start", metavar="PLAN", help="Plan to improve on.", show_default=False)] = None,
     time_limit: TimeLimitOption = None,
     memory_limit: Annotated[
@@ -116,7 +118,8 @@ def _solve(given: Instance, instance: Instance, options: dict[str, Any], method:
     from headroom.documents import result_document, save_document
     from headroom.interrupts import leave, signals
 
-    result, failure, alive = run_watched(instance, method, params)
+    with contextlib.redirect_stdout(sys.stderr):  # what a user's own method prints is not the result
+        result, failure, alive = run_watched(instance, method, params)
     if result is not None:
         result = replace(result, notes=(*result.notes, *remarks(instance)))
         document = result_document(result, given, options)

@@ -1,7 +1,8 @@
-"""`headroom families`, `headroom generate` and `headroom schema`; `demo` stands in `cli_demo`."""
+"""`headroom families`, `headroom generate` and `headroom schema`; `demo` and `template` stand in files of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,8 +10,10 @@ import typer
 
 from headroom.cli_common import JsonOption, at_least, check_output, note, table, write_json, write_out
 from headroom.cli_demo import DEMO_HELP, demo_command
+from headroom.cli_template import TEMPLATE_HELP, template_command
 
 if TYPE_CHECKING:
+    from headroom.own_methods import OwnMethod
     from headroom.registry import BoundMethod, Entry, Family, Method
 
 FAMILIES_HELP = "List families, methods, bounds and presets."
@@ -29,6 +32,7 @@ def add_tool_commands(app: typer.Typer) -> None:
     app.command("demo", help=DEMO_HELP)(demo_command)
     app.command("generate", help=GENERATE_HELP)(generate_command)
     app.command("schema", help=SCHEMA_HELP)(schema_command)
+    app.command("template", help=TEMPLATE_HELP)(template_command)
 
 
 def families_command(as_json: JsonOption = False) -> int:
@@ -40,6 +44,7 @@ def families_command(as_json: JsonOption = False) -> int:
         return 0
     for family in FAMILIES.values():
         rows = [["method", name, entry.kind, _modes(entry), entry.summary] for name, entry in family.methods.items()]
+        rows += [["method", name, entry.kind, _modes(entry), f"{entry.summary} ({entry.package})"] for name, entry in _plugins(family).items()]
         rows += [["bound", name, entry.proof.replace("_", " "), _modes(entry), entry.summary] for name, entry in family.bounds.items()]
         rows += [["preset", name, "", "", summary] for name, summary in family.presets.items()]
         rows += [["export", name, "", _modes(entry), entry.summary] for name, entry in family.exporters.items()]
@@ -48,16 +53,30 @@ def families_command(as_json: JsonOption = False) -> int:
     return 0
 
 
+def _plugins(family: Family) -> Mapping[str, OwnMethod]:
+    """The methods of installed packages; where there are none, which is usual, nothing heavy is imported."""
+    from importlib.metadata import entry_points
+
+    from headroom.registry import PLUGIN_GROUP
+
+    if not entry_points(group=PLUGIN_GROUP):
+        return {}
+    from headroom.own_methods import plugins
+
+    return plugins(family.name)
+
+
 def _modes(entry: Entry | Method | BoundMethod) -> str:
     return ", ".join(entry.modes)
 
 
 def _family_record(family: Family) -> dict[str, Any]:
+    installed = [_entry_record(name, entry) | {"kind": entry.kind, "package": entry.package} for name, entry in _plugins(family).items()]
     return {
         "name": family.name,
         "question": family.question,
         "demo_preset": family.demo_preset,
-        "methods": [_entry_record(name, entry) | {"kind": entry.kind} for name, entry in family.methods.items()],
+        "methods": [_entry_record(name, entry) | {"kind": entry.kind} for name, entry in family.methods.items()] + installed,
         "bounds": [_entry_record(name, entry) | {"proof": entry.proof} for name, entry in family.bounds.items()],
         "presets": [{"name": name, "summary": summary} for name, summary in family.presets.items()],
         "exporters": [_entry_record(name, entry) for name, entry in family.exporters.items()],

@@ -8,24 +8,30 @@ run again. A run that failed is a row with its error; it is tried again when the
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from headroom.formulations.tolerances import OPTIMALITY_GAP, relative_gap
 from headroom.formulations.types import SolveParams
 from headroom.instances.base import Instance
 from headroom.instances.errors import InputError, shown
 from headroom.instances.files import read_json, to_json, write_atomically, write_text
+from headroom.own_methods import OwnMethod, OwnMethods
+from headroom.registry import Method
 from headroom.run import family_of
+from headroom.study import Case, Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+T = TypeVar("T")
 KEY = ("digest", "method", "kind", "seed", "parameters", "version")
 COLUMNS: dict[str, str] = {
     "family": "string", "instance": "string", "digest": "string", "method": "string", "kind": "string", "seed": "Int64",
@@ -33,16 +39,20 @@ COLUMNS: dict[str, str] = {
     "bound_proof": "string", "gap": "float64", "certified_bound": "float64", "certified_method": "string", "certified_gap": "float64",
     "runtime_s": "float64", "status": "string", "stop": "string", "error": "string", "started_s": "float64", "peak_memory_bytes": "Int64",
     "own_bound": "float64", "own_bound_method": "string", "own_bound_proof": "string", "own_certified_bound": "float64",
-    "own_certified_method": "string", "note": "string",
+    "own_certified_method": "string", "note": "string", "preset": "string", "instance_seed": "Int64", "settings": "string",
+    "trace": "string", "source": "string",
 }  # fmt: skip
+YOUNGER = ("note", "preset", "instance_seed", "settings", "trace", "source")
 """Columns and their types; `part_<name>` columns follow. `bound` and `certified_bound` are the best over all rows of the instance, `own_…`
 what the row's own run found. `kind` is exact, heuristic, policy or bound; `seed` is null where the method draws nothing; `note` says why a run has
-no plan."""
+no plan. `preset`, `instance_seed`, `settings`: what the instance was made from, where that is known.
+`trace` is the run's objective and bound over time (`headroom.report.trace`). `source`: which code a method of
+the user's own was, a file's SHA-256; it is part of `parameters`, so that an edited file is run again."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run to do."""
+    """One run to do; `instance` is the number of its case."""
 
     instance: int
     method: str
@@ -51,31 +61,53 @@ class Task:
     key: str
     row: Row
     """What is known before the run."""
+    own: OwnMethod | None = None
+    """A method that is not the registry's."""
+
+    @property
+    def asked(self) -> str | OwnMethod:
+        """What `run` is asked for."""
+        return self.method if self.own is None else self.own
+
+    @property
+    def bound_here(self) -> bool:
+        """Whether no other process can run it."""
+        return self.own is not None and not self.own.portable
 
 
 def compare(
-    instances: Sequence[Instance | str | Path],
-    methods: Sequence[str] | None = None,
+    instances: Sequence[Instance | Case | str | Path] | Study,
+    methods: Sequence[str | Callable[..., Any]] | None = None,
     bounds: Sequence[str] | None = None,
     seeds: Iterable[int] = (0,),
     *,
     time_limit_s: float | None = None,
+    memory_limit_bytes: int | None = None,
     jobs: int | None = None,
+    scheduler: str | None = None,
     output: str | Path | None = None,
     on_row: Callable[[int, int, Row], None] | None = None,
 ) -> pd.DataFrame:
     """Run every method (None: all registered) and bound (None: all) on every instance, with every seed where the method draws at random.
 
-    `jobs` processes run at a time (None: one a core), each method on one thread. With `output` (.parquet) the table is written there and
+    `instances` are instances, files, `headroom.study.Case`s (presets with seeds and settings), or a study, whose own methods, bounds, seeds and
+    limits come first. A method may be your own: a function or class, or "my_policy.py:MyPolicy", which runs that file (docs/compare-your-policy.md);
+    one that only this process knows, such as a notebook's function, runs in it and cannot be stopped.
+
+    `jobs` processes run at a time (None: one a core), each method on one thread. A run over its limits is stopped and recorded: a
+    quarter and five seconds over the time limit, for methods that keep no time themselves. With `output` (.parquet) the table is written there and
     an earlier, even interrupted, sweep into it is continued. `on_row(done, total, row)` is called as rows come in. Returns the table, best
     objective first within each instance. Raises `InputError`.
     """
-    from headroom.api import load
+    from headroom.compare_cluster import run_tasks as run_on_cluster
     from headroom.compare_pool import run_tasks
 
-    loaded = _distinct([item if isinstance(item, Instance) else load(item) for item in instances])
-    params = SolveParams(time_limit_s=time_limit_s)
-    tasks = plan_tasks(loaded, methods, bounds, sorted(set(seeds)), params)
+    if isinstance(instances, Study):
+        time_limit_s = instances.time_limit_s if time_limit_s is None else time_limit_s
+        memory_limit_bytes = instances.memory_limit_bytes if memory_limit_bytes is None else memory_limit_bytes
+    params = SolveParams(time_limit_s=time_limit_s, memory_limit_bytes=memory_limit_bytes)
+    cases = _cases(instances.cases if isinstance(instances, Study) else instances, sorted(set(seeds)))
+    tasks = plan_tasks(cases, methods, bounds, params)
     store = Store(Path(output) if output is not None else None)
     done = store.finished()
     waiting = [task for task in tasks if task.key not in done]
@@ -89,7 +121,10 @@ def compare(
             on_row(count, len(tasks), row)
 
     try:
-        run_tasks(loaded, waiting, params, jobs or os.cpu_count() or 1, keep)
+        if scheduler is not None and waiting:
+            run_on_cluster(scheduler, cases, [task for task in waiting if not task.bound_here], params, keep)
+            waiting = [task for task in waiting if task.bound_here]
+        run_tasks(cases, waiting, params, jobs or os.cpu_count() or 1, keep)
     except KeyboardInterrupt:
         store.close()
         raise
@@ -98,45 +133,71 @@ def compare(
     return frame[[key_of(row) in wanted for row in frame.to_dict("records")]].reset_index(drop=True)  # type: ignore[arg-type]
 
 
-def _distinct(instances: list[Instance]) -> list[Instance]:
-    """Each instance once: two files with the same data are one instance."""
-    return list({instance.digest(): instance for instance in reversed(instances)}.values())[::-1]
+def _cases(instances: Sequence[Instance | Case | str | Path], seeds: Sequence[int]) -> list[Case]:
+    own = tuple(seeds)
+
+    def case(item: Instance | Case | str | Path) -> Case:
+        if isinstance(item, Case):
+            return item
+        return Case(instance=item, seeds=own) if isinstance(item, Instance) else Case(path=Path(item), seeds=own)
+
+    return [case(item) for item in instances]
 
 
 def plan_tasks(
-    instances: Sequence[Instance], methods: Sequence[str] | None, bounds: Sequence[str] | None, seeds: Sequence[int], params: SolveParams
+    cases: Sequence[Case], methods: Sequence[str | Callable[..., Any]] | None, bounds: Sequence[str] | None, params: SolveParams
 ) -> list[Task]:
     """Every run of the sweep, in the order in which they are started. Raises `InputError` for names that no instance's family knows.
 
-    A name for another mode of a family is known and makes no runs.
+    A name for another mode of a family is known and makes no runs; so is a run that an earlier case makes already (two files may hold the same
+    data). Every instance is made once here, for its digest, and not kept.
     """
     from headroom.run import versions
 
-    families = [(family_of(instance), instance) for instance in instances]
-    _check_names("--methods", methods, [(family.methods, family.methods_for(instance)) for family, instance in families])
-    _check_names("--bounds", bounds, [(family.bounds, family.bounds_for(instance)) for family, instance in families])
     parameters = parameters_hash(params)
     version = versions().get("headroom", "unknown")
-    tasks = []
-    for index, instance in enumerate(instances):
-        digest = instance.digest()
-        for method, kind, seed in _runs(instance, methods, bounds, seeds):
-            row: Row = {"family": instance.family, "instance": instance.name, "digest": digest, "method": method, "kind": kind}
-            row |= {"seed": seed, "parameters": parameters, "version": version}
-            tasks.append(Task(index, method, kind, seed, key_of(row), row))
-    return tasks
+    for_methods: list[tuple[Collection[str], Collection[str]]] = []
+    for_bounds: list[tuple[Collection[str], Collection[str]]] = []
+    tasks: dict[str, Task] = {}
+    own = OwnMethods(_all_names(methods, [case.methods for case in cases]))
+    for index, case in enumerate(cases):
+        instance = case.load()
+        family = family_of(instance)
+        chosen = methods if case.methods is None else case.methods
+        table = own.methods_for(instance)
+        wanted = [name for name in table if name not in own.methods] if chosen is None else own.names(chosen)
+        proving = bounds if case.bounds is None else case.bounds
+        for_methods.append((own.known(family), table.keys()))
+        for_bounds.append((family.bounds.keys(), family.bounds_for(instance).keys()))
+        start: Row = {"family": instance.family, "instance": instance.name, "digest": instance.digest()}
+        for method, kind, seed in _runs(instance, table, wanted, proving, case.seeds):
+            row = start | {"method": method, "kind": kind, "seed": seed, "parameters": parameters, "version": version} | case.labels(instance)
+            entry = table.get(method) if kind != "bound" else None
+            if isinstance(entry, OwnMethod):
+                row |= {"parameters": hashlib.sha256(f"{parameters} {entry.identity}".encode()).hexdigest()[:16], "source": entry.source}
+            key = key_of(row)
+            tasks.setdefault(key, Task(index, method, kind, seed, key, row, entry if isinstance(entry, OwnMethod) else None))
+    own.check()
+    _check_names("--methods", own.names(_all_names(methods, [case.methods for case in cases])), for_methods)
+    _check_names("--bounds", _all_names(bounds, [case.bounds for case in cases]), for_bounds)
+    return list(tasks.values())
+
+
+def _all_names(names: Sequence[T] | None, own: Iterable[Sequence[T] | None]) -> list[T]:
+    """Every name that is asked for, once."""
+    return list(dict.fromkeys(itertools.chain(names or (), *(some for some in own if some is not None))))
 
 
 def _runs(
-    instance: Instance, methods: Sequence[str] | None, bounds: Sequence[str] | None, seeds: Sequence[int]
+    instance: Instance, table: Mapping[str, Method], methods: Sequence[str], bounds: Sequence[str] | None, seeds: Sequence[int]
 ) -> Iterable[tuple[str, str, int | None]]:
-    """(method, kind, seed) for one instance; bounds and methods that are not seeded draw nothing and run once."""
+    """(method, kind, seed) for one instance and the methods that handle it; bounds and methods that are not seeded draw nothing and run once."""
     family = family_of(instance)
     for name in family.bounds_for(instance):
         if bounds is None or name in bounds:
             yield name, "bound", None
-    for name, entry in family.methods_for(instance).items():
-        if methods is None or name in methods:
+    for name, entry in table.items():
+        if name in methods:
             yield from ((name, entry.kind, seed) for seed in (seeds if entry.seeded else [None]))
 
 
@@ -168,12 +229,16 @@ class Store:
         self.output = output
         self.parts = None if output is None else output.with_name(output.name + ".parts")
         self.rows: dict[str, Row] = {}
+        self.sittings: list[Any] = []
+        """What made the table so far, command by command (`headroom.report.provenance.sitting`)."""
+        self.added = False
         if output is None:
             return
         if output.suffix != ".parquet":
             raise InputError("must end in .parquet", str(output))
         if output.exists():
             self.rows = {key_of(row): row for row in read_rows(output)}
+            self.sittings = _sittings(output)
         if self.parts is not None and self.parts.is_dir():
             for part in sorted(self.parts.glob("*.json")):
                 row = _read_part(part)
@@ -187,6 +252,7 @@ class Store:
     def add(self, key: str, row: Row) -> None:
         """Keep a finished row; from here on no kill can lose it."""
         self.rows[key] = row
+        self.added = True
         if self.parts is not None:
             try:
                 self.parts.mkdir(parents=True, exist_ok=True)
@@ -196,7 +262,12 @@ class Store:
 
     def close(self) -> pd.DataFrame:
         """The table; it replaces the parts on disk."""
+        from headroom.report.provenance import sitting
+
         frame = tabulate(list(self.rows.values()))
+        if self.added or not self.sittings:
+            self.sittings.append(sitting([Path(sys.argv[0]).name, *sys.argv[1:]]))
+        frame.attrs["headroom"] = self.sittings
         if self.output is not None and self.parts is not None and self.rows:
             write_atomically(self.output, lambda file: frame.to_parquet(file, index=False))
             # A sweep killed while it wrote a row left that row's temporary file.
@@ -206,6 +277,13 @@ class Store:
             if self.parts.is_dir() and not any(self.parts.iterdir()):
                 self.parts.rmdir()
         return frame
+
+
+def _sittings(path: Path) -> list[Any]:
+    import pandas as pd
+
+    found = pd.read_parquet(path, columns=["digest"]).attrs.get("headroom", [])
+    return list(found) if isinstance(found, list) else []
 
 
 def _read_part(path: Path) -> Row | None:
@@ -229,7 +307,7 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"cannot be read: {error.strerror or error}", str(path)) from None
     except Exception as error:
         raise InputError(f"is not a parquet file that compare wrote: {error}", str(path)) from None
-    missing = sorted(set(COLUMNS) - set(frame.columns) - {"note"})  # younger than the other columns
+    missing = sorted(set(COLUMNS) - set(frame.columns) - set(YOUNGER))
     if missing:
         raise InputError(f"has no column {missing[0]!r}; expected a parquet file that compare wrote", str(path))
     return [{str(name): None if _absent(value) else value for name, value in record.items()} for record in frame.to_dict("records")]
@@ -274,7 +352,9 @@ def _best(rows: list[Row], value: str, method: str, proof: str) -> tuple[float, 
     highest = max(_number(row.get(value), -math.inf) for row in rows)
     level = highest - OPTIMALITY_GAP * abs(highest) if math.isfinite(highest) else highest
     tied = [row for row in rows if _number(row.get(value), -math.inf) >= level]
-    best = max(tied, key=lambda row: (row.get(proof) != "solver", _number(row.get(value), -math.inf)))
+    # Rows come in any order: the names settle what is still even.
+    names = sorted(tied, key=lambda row: str(row.get(method)))
+    best = max(names, key=lambda row: (row.get(proof) != "solver", _number(row.get(value), -math.inf)))
     found = _number(best.get(value), -math.inf)
     return (found, best.get(method), best.get(proof)) if found > -math.inf else (-math.inf, None, None)
 

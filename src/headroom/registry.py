@@ -17,11 +17,15 @@ from headroom.registry_types import BoundMethod, Entry, Family, Kind, Method, Pr
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (GPU_SELECTION, EXPERT_PLACEMENT, KV_TIERING, REQUEST_PACKING)})
 
+PLUGIN_GROUP = "headroom.heuristics"
+"""Entry points by which installed packages add methods, see `own_methods`."""
+
 __all__ = [
     "EXPERT_PLACEMENT",
     "FAMILIES",
     "GPU_SELECTION",
     "KV_TIERING",
+    "PLUGIN_GROUP",
     "REQUEST_PACKING",
     "BoundMethod",
     "Entry",

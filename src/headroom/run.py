@@ -13,6 +13,7 @@ from headroom.formulations.tolerances import CONTRADICTION, OBJECTIVE_MISMATCH, 
 from headroom.formulations.types import Bound, Evaluation, Outcome, Plan, SolveParams, Status, Stop, best_bound
 from headroom.instances.base import Instance
 from headroom.instances.errors import InputError
+from headroom.own_methods import OwnMethod, failures_of, is_own, own_method, plugins_for
 from headroom.registry import FAMILIES, Family, Method
 
 
@@ -68,19 +69,40 @@ class Result:
     def certified_gap(self) -> float:
         return relative_gap(self.objective, self.certified_bound)
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the plan as its family is drawn (a new figure without `ax`); returns the axes. Raises `InputError` without a plan."""
+        from headroom.result_views import plot
+
+        return plot(self, ax)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from headroom.result_views import as_html
+
+        return as_html(self)
+
 
 def family_of(instance: Instance) -> Family:
     return FAMILIES[instance.family]
 
 
-def resolve_method(instance: Instance, name: str) -> tuple[str, Method]:
-    """The method `name` means for this instance ("auto" picks by size). Raises `InputError` for an unknown one."""
+def resolve_method(instance: Instance, method: str | Callable[..., Any] | Method) -> tuple[str, Method]:
+    """The method meant for this instance ("auto" picks by size); `file.py:name`, functions and classes are own ones, see `own_methods`.
+
+    Raises `InputError` for an unknown one.
+    """
     from headroom.registry import load
 
-    family = family_of(instance)
+    if not isinstance(method, str) or is_own(method):
+        own = own_method(method)
+        own.check_for(instance)
+        return own.name, own
+    family, name = family_of(instance), method
     if name == "auto":
         name = str(load(family.auto)(instance))
     fitting = family.methods_for(instance)
+    if name not in fitting:
+        fitting |= plugins_for(instance)
     if name not in fitting:
         reason = f"does not handle mode {family.mode_of(instance)!r} of" if name in family.methods else "is unknown for"
         raise InputError(f"method {name!r} {reason} {family.name}; expected auto or one of {', '.join(fitting)}")
@@ -89,7 +111,7 @@ def resolve_method(instance: Instance, name: str) -> tuple[str, Method]:
 
 def run(
     instance: Instance,
-    method: str = "auto",
+    method: str | Callable[..., Any] | Method = "auto",
     params: SolveParams | None = None,
     listener: Callable[[Progress], None] | None = None,
     on_start: Callable[[Progress], None] | None = None,
@@ -97,8 +119,8 @@ def run(
     """Run one method and judge its answer.
 
     `listener` is called at each improvement; `on_start` gets the `Progress` before the method runs, so that a signal handler can
-    interrupt it. Raises `InputError` for a start plan that does not fit, `ContradictionError` when the method's claims contradict
-    `evaluate` or each other.
+    interrupt it. Raises `InputError` for a start plan that does not fit or an own method that fails, `ContradictionError` when the method's claims
+    contradict `evaluate` or each other.
     """
     from headroom.registry import load
 
@@ -115,15 +137,17 @@ def run(
         notes.append(f"the start plan is not feasible and was not used as an incumbent: {violated[0]}" if violated else "the start plan was not used")
     if on_start is not None:
         on_start(progress)
-    outcome = _call(entry, family, instance, params, progress)
+    with failures_of(entry):
+        outcome = _call(entry, family, instance, params, progress)
     if entry.kind != "exact" and progress.remaining_s <= 0:
         # They get the instance and a generator alone, so nothing can stop them; a limit that did not hold is at least said.
         kinds = "policies" if entry.kind == "policy" else "heuristics"
         notes.append(f"the time limit of {params.time_limit_s:g} s does not reach {kinds}: it took {progress.elapsed_s:.3g} s")
-    return _judge(instance, name, params, entry, outcome, progress, evaluate, notes)
+    with failures_of(entry):
+        return _judge(instance, name, params, entry, outcome, progress, evaluate, notes)
 
 
-def abandoned(instance: Instance, method: str, params: SolveParams, progress: Progress, stop: Stop) -> Result:
+def abandoned(instance: Instance, method: str | Method, params: SolveParams, progress: Progress, stop: Stop) -> Result:
     """The result of a method that failed, or did not return when it was told to: the best plan it reported, evaluated.
 
     Bounds that it reported with their proofs are kept; a better live bound is its own word ("solver"), for its certificate is lost.
@@ -146,6 +170,8 @@ def _call(entry: Method, family: Family, instance: Instance, params: SolveParams
         return outcome
     found: Outcome | Plan | None
     found = load(family.replay)(instance, function, params.rng()) if entry.kind == "policy" else function(instance, params.rng())
+    if isinstance(entry, OwnMethod):
+        return entry.checked(found, instance)
     return found if isinstance(found, Outcome) else Outcome(plan=found)
 
 
@@ -168,7 +194,8 @@ def _judge(
             raise ContradictionError(f"{name} claims objective {claimed!r}, evaluate says {evaluation.objective!r}")
         if not evaluation.feasible:
             # A solver works to tolerances of its own: its plan is refused aloud, not repaired in silence.
-            notes.append(f"{name} returned an infeasible plan, refused: {evaluation.violations[0]}")
+            more = f" (and {len(evaluation.violations) - 1} more)" if len(evaluation.violations) > 1 else ""
+            notes.append(f"{name} returned an infeasible plan, refused: {evaluation.violations[0]}{more}")
             plan, evaluation = None, None
         else:
             progress.offer(plan)
@@ -189,7 +216,7 @@ def _judge(
         solver=outcome.solver,
         notes=(*notes, *outcome.notes),
         details=outcome.details,
-        versions=versions(),
+        versions=versions() | ({name: entry.source} if isinstance(entry, OwnMethod) else {}),
     )
     return replace(result, status=_status(result))
 

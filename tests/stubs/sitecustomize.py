@@ -10,6 +10,7 @@ from headroom import registry
 STUBS = {
     "slow": "exact", "stubborn": "exact", "planless": "exact", "deaf": "exact", "failing": "exact", "infeasible": "exact", "sensitive": "exact",
     "liar": "exact", "unlucky": "exact", "logged": "heuristic", "dying": "heuristic", "raising": "heuristic", "noisy": "heuristic",
+    "hungry": "heuristic",
 }  # fmt: skip
 _family = registry.GPU_SELECTION
 _methods = {name: registry.Method(f"stub_methods:{name}", "stub", kind) for name, kind in STUBS.items()}  # type: ignore[arg-type]

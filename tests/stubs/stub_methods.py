@@ -120,3 +120,12 @@ def noisy(instance: Any, rng: np.random.Generator) -> Plan:
     sys.stdout.write("more noise\n")
     sys.stdout.flush()
     return fleet(instance, 0)
+
+
+def hungry(instance: Any, rng: np.random.Generator) -> Plan:
+    """Takes a gigabyte more each tenth of a second, up to four."""
+    held = []
+    for _ in range(4):
+        held.append(np.ones(2**27))
+        time.sleep(0.5)
+    return fleet(instance, 0)
